@@ -1,0 +1,41 @@
+# The same flags everywhere, so that Go builds Caddy once and not once a target.
+# (The tags leave out Caddy's storage engines for SQL and badger, as xcaddy does.)
+export GOFLAGS := -buildvcs=false -trimpath -tags=nobadger,nomysql,nopgx
+CADDY_VERSION := v2.11.9
+MODULE        := github.com/connexease/caddy-whatsapp-gateway
+
+.PHONY: run build xcaddy test check tools clean
+
+# The gateway on :8080 with a simulated Meta, until Ctrl-C.
+run: export META_URL ?= http://127.0.0.1:8081
+run: build
+	@bin/caddy whatsapp-gateway demo --config Caddyfile.demo
+	@exec bin/caddy run --config Caddyfile.demo
+
+build:
+	CGO_ENABLED=0 go build -ldflags "-w -s" -o bin/caddy ./cmd/caddy
+
+# Caddy with the plugin as a user would build it. The explicit version keeps Go
+# from asking a proxy for the module as it is here.
+xcaddy:
+	go tool xcaddy build $(CADDY_VERSION) --output bin/caddy-xcaddy --with $(MODULE)@v0.0.0=.
+	bin/caddy-xcaddy list-modules | grep -x whatsapp_gateway
+	bin/caddy-xcaddy list-modules | grep -x http.handlers.whatsapp_gateway
+	bin/caddy-xcaddy list-modules | grep -x whatsapp_gateway.stores.sqlite
+
+# Everything that CI checks; go test comes last.
+test: check xcaddy
+	CGO_ENABLED=1 go test -race -timeout 20m ./...
+
+check: tools
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
+	CGO_ENABLED=0 go vet ./...
+	CGO_ENABLED=0 go tool staticcheck ./...
+
+# The race detector needs a C compiler, and a test runs the curl lines that
+# `make run` prints. What is missing is installed where that is possible.
+tools:
+	@./scripts/install-missing "gcc:gcc libc6-dev" curl:curl
+
+clean:
+	rm -rf bin

@@ -1,0 +1,365 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/connexease/caddy-whatsapp-gateway/pricing"
+	"github.com/connexease/caddy-whatsapp-gateway/seal"
+	"github.com/connexease/caddy-whatsapp-gateway/store"
+	_ "github.com/connexease/caddy-whatsapp-gateway/store/sqlite" // the default store
+	"github.com/connexease/caddy-whatsapp-gateway/tenant"
+)
+
+func init() {
+	caddy.RegisterModule(new(App))
+}
+
+// App is the part of the gateway that the handlers of all sites share: the
+// store, the secrets and the prices. Any secret may be a placeholder such as
+// {env.NAME} or {file.PATH}; one that is unset is an error.
+type App struct {
+	// Where accounts, keys and wallets are kept. Default: sqlite.
+	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=whatsapp_gateway.stores inline_key=backend"`
+
+	// How long what a key may do, or that a key is unknown, is believed without
+	// asking the store again.
+	KeyCache KeyCache `json:"key_cache,omitzero"`
+
+	// The secret under which API keys are digested. Default: made once and
+	// kept in a file beside the sqlite database.
+	KeyPepper string `json:"key_pepper,omitempty"`
+
+	// The keys that access tokens are encrypted under, the first for new ones.
+	// Default: made once and kept in a file beside the sqlite database.
+	EncryptionKeys []EncryptionKey `json:"encryption_key,omitempty"`
+
+	// The limits of apps that have none of their own. Default: 80 a second,
+	// 4800 a minute.
+	RateLimit *tenant.RateLimit `json:"rate_limit,omitempty"`
+
+	// What a message costs that Meta accepts, in the account's currency.
+	// Default: 0.001.
+	BaseFee *pricing.Micros `json:"base_fee,omitempty"`
+
+	// What becomes of a send whose outcome never arrived.
+	InDoubt InDoubt `json:"in_doubt,omitzero"`
+
+	logger  *zap.Logger
+	backend backend
+	stop    chan struct{} // ends the background work
+	stopped sync.WaitGroup
+
+	// mu guards what follows. users are the app itself, from Start to Cleanup,
+	// and every request under way: the store is open while there is any.
+	mu     sync.Mutex
+	users  int
+	idle   *sync.Cond
+	store  *sharedStore
+	grants *grantCache
+}
+
+// KeyCache says how long answers about keys are believed.
+type KeyCache struct {
+	// How long a known key is. A key revoked elsewhere may work that long.
+	// Default: 30s.
+	Lifetime caddy.Duration `json:"lifetime,omitempty"`
+	// How long an unknown key is. Default: 10s.
+	NegativeLifetime caddy.Duration `json:"negative_lifetime,omitempty"`
+}
+
+// EncryptionKey is a key for access tokens at rest.
+type EncryptionKey struct {
+	// Names the key within sealed tokens: letters, digits, hyphens, underscores.
+	ID string `json:"id"`
+	// The key: 32 bytes in standard base64.
+	Secret string `json:"secret"`
+}
+
+// InDoubt is the policy for holds without an outcome.
+type InDoubt struct {
+	// How long after the send the policy applies. Default: 24h.
+	After caddy.Duration `json:"after,omitempty"`
+	// "capture" charges the send, "release" gives the fee back. Default: capture.
+	Outcome string `json:"outcome,omitempty"`
+}
+
+// backend is a store's Caddy module.
+type backend interface {
+	// Resolve settles the configuration without touching anything outside.
+	Resolve() error
+	// Key is equal for configurations that mean the same data.
+	Key() string
+	// Open opens the store, to serve requests or to administer.
+	Open(ctx context.Context, serving bool) (store.Store, error)
+}
+
+// secretKeeper is a backend that makes and keeps the secrets that the
+// configuration leaves out.
+type secretKeeper interface {
+	Secret(name string) (string, error)
+}
+
+const (
+	defaultLifetime         = 30 * time.Second
+	defaultNegativeLifetime = 10 * time.Second
+	defaultBaseFee          = pricing.Micros(1_000)
+	defaultInDoubt          = 24 * time.Hour
+	inDoubtCapture          = "capture"
+	inDoubtRelease          = "release"
+	// defaultKeyID names the encryption key that was made, not configured.
+	defaultKeyID = "k1"
+	// openTimeout bounds the opening of a store.
+	openTimeout = 30 * time.Second
+)
+
+var defaultRateLimit = tenant.RateLimit{PerSecond: 80, PerMinute: 4800}
+
+// CaddyModule returns the Caddy module information.
+func (*App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "whatsapp_gateway",
+		New: func() caddy.Module { return new(App) },
+	}
+}
+
+// Provision sets up the app. It opens nothing, because validating a
+// configuration provisions it, too.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.logger = ctx.Logger()
+	a.idle = sync.NewCond(&a.mu)
+	a.stop = make(chan struct{})
+	if err := a.provisionBackend(ctx); err != nil {
+		return err
+	}
+	if err := a.resolveSecrets(); err != nil {
+		return err
+	}
+	if err := a.checkSecrets(); err != nil {
+		return err
+	}
+	setDefault(&a.KeyCache.Lifetime, caddy.Duration(defaultLifetime))
+	setDefault(&a.KeyCache.NegativeLifetime, caddy.Duration(defaultNegativeLifetime))
+	setDefault(&a.InDoubt.After, caddy.Duration(defaultInDoubt))
+	setDefault(&a.InDoubt.Outcome, inDoubtCapture)
+	if a.RateLimit == nil {
+		a.RateLimit = &defaultRateLimit
+	}
+	if a.BaseFee == nil {
+		fee := defaultBaseFee
+		a.BaseFee = &fee
+	}
+	return nil
+}
+
+// setDefault gives a setting that was left out its value.
+func setDefault[T comparable](setting *T, value T) {
+	if zero := *new(T); *setting == zero {
+		*setting = value
+	}
+}
+
+func (a *App) provisionBackend(ctx caddy.Context) error {
+	if a.StoreRaw == nil {
+		a.StoreRaw = json.RawMessage(`{"backend":"sqlite"}`)
+	}
+	module, err := ctx.LoadModule(a, "StoreRaw")
+	if err != nil {
+		return fmt.Errorf("loading store: %w", err)
+	}
+	var ok bool
+	if a.backend, ok = module.(backend); !ok {
+		return fmt.Errorf("%T is not a store", module)
+	}
+	return a.backend.Resolve()
+}
+
+// resolveSecrets replaces the placeholders of every secret.
+func (a *App) resolveSecrets() error {
+	replacer := caddy.NewReplacer()
+	resolve := func(setting string, secret *string) error {
+		value, err := replacer.ReplaceOrErr(*secret, true, true)
+		if err != nil {
+			return fmt.Errorf("%s: %w", setting, err)
+		}
+		*secret = value
+		return nil
+	}
+	if err := resolve("key_pepper", &a.KeyPepper); err != nil {
+		return err
+	}
+	for i := range a.EncryptionKeys {
+		key := &a.EncryptionKeys[i]
+		if err := resolve("encryption_key "+key.ID, &key.Secret); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkSecrets refuses keys that could not be used, and a store that keeps no
+// secrets where none are configured.
+func (a *App) checkSecrets() error {
+	if _, ok := a.backend.(secretKeeper); !ok {
+		if a.KeyPepper == "" {
+			return errors.New("key_pepper is required with this store")
+		}
+		if len(a.EncryptionKeys) == 0 {
+			return errors.New("encryption_key is required with this store")
+		}
+	}
+	_, err := newRing(a.EncryptionKeys)
+	return err
+}
+
+func newRing(keys []EncryptionKey) (*seal.Ring, error) {
+	ring := new(seal.Ring)
+	for _, key := range keys {
+		if err := ring.Add(key.ID, key.Secret); err != nil {
+			return nil, err
+		}
+	}
+	return ring, nil
+}
+
+// Validate refuses settings that make no sense.
+func (a *App) Validate() error {
+	switch {
+	case a.KeyCache.Lifetime < 0 || a.KeyCache.NegativeLifetime < 0:
+		return errors.New("key_cache: a duration cannot be negative")
+	case *a.BaseFee < 0:
+		return errors.New("base_fee cannot be negative")
+	case a.InDoubt.Outcome != inDoubtCapture && a.InDoubt.Outcome != inDoubtRelease:
+		return fmt.Errorf("in_doubt: outcome must be capture or release, not %q", a.InDoubt.Outcome)
+	case a.InDoubt.After < 0:
+		return errors.New("in_doubt: the duration cannot be negative")
+	}
+	if err := a.RateLimit.Validate(); err != nil {
+		return fmt.Errorf("rate_limit: %w", err)
+	}
+	return nil
+}
+
+// Start opens the store and begins to look after holds in doubt.
+func (a *App) Start() error {
+	if err := a.acquire(); err != nil {
+		return err
+	}
+	a.stopped.Go(a.watchInDoubt)
+	return nil
+}
+
+// Stop ends the background work. The store stays open for the requests under
+// way: servers are stopped in no particular order.
+func (a *App) Stop() error {
+	close(a.stop)
+	a.stopped.Wait()
+	a.release()
+	return nil
+}
+
+// Cleanup lets a process that exits wait for its last sends to be settled. A
+// reload does not wait: the requests under way keep the store open themselves.
+func (a *App) Cleanup() error {
+	if !caddy.Exiting() {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for a.users > 0 {
+		a.idle.Wait()
+	}
+	return nil
+}
+
+// acquire makes sure that the store is open until the matching release. Every
+// request does so for itself, because one may arrive before Start, when the
+// server happens to be started first, and after Stop, on a connection that
+// outlives a reload.
+func (a *App) acquire() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.users == 0 {
+		if err := a.open(); err != nil {
+			return err
+		}
+	}
+	a.users++
+	return nil
+}
+
+// release ends one acquire.
+func (a *App) release() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.users--; a.users > 0 {
+		return
+	}
+	if _, err := stores.Delete(a.backend.Key()); err != nil {
+		a.logger.Error("closing the store failed", zap.Error(err))
+	}
+	a.idle.Broadcast()
+}
+
+// open takes the store from the pool, where a configuration that came before
+// may have left it open.
+func (a *App) open() (err error) {
+	pepper, ring, err := a.secrets()
+	if err != nil {
+		return err
+	}
+	pooled, _, err := stores.LoadOrNew(a.backend.Key(), func() (caddy.Destructor, error) {
+		return openShared(a.backend, a.logger)
+	})
+	if err != nil {
+		return err
+	}
+	s := pooled.(*sharedStore)
+	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+	defer cancel()
+	if err := s.BindPepper(ctx, pepper.Fingerprint()); err != nil {
+		_, closeErr := stores.Delete(a.backend.Key())
+		return errors.Join(err, closeErr)
+	}
+	a.store = s
+	if a.grants == nil {
+		a.grants = newGrantCache(pepper, ring, time.Duration(a.KeyCache.Lifetime), time.Duration(a.KeyCache.NegativeLifetime))
+	}
+	return nil
+}
+
+// secrets returns the configured secrets, or those that the store keeps.
+func (a *App) secrets() (*tenant.Pepper, *seal.Ring, error) {
+	pepper, keys := a.KeyPepper, a.EncryptionKeys
+	keeper, _ := a.backend.(secretKeeper) // there is one where it is needed: see checkSecrets
+	if pepper == "" {
+		var err error
+		if pepper, err = keeper.Secret("key_pepper"); err != nil {
+			return nil, nil, fmt.Errorf("key_pepper: %w", err)
+		}
+	}
+	if len(keys) == 0 {
+		secret, err := keeper.Secret("encryption_key")
+		if err != nil {
+			return nil, nil, fmt.Errorf("encryption_key: %w", err)
+		}
+		keys = []EncryptionKey{{ID: defaultKeyID, Secret: secret}}
+	}
+	ring, err := newRing(keys)
+	return tenant.NewPepper(pepper), ring, err
+}
+
+// Interface guards
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.Validator    = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)

@@ -1,0 +1,199 @@
+package gateway
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/connexease/caddy-whatsapp-gateway/store"
+)
+
+const testHold = store.HoldID("hold_0123456789abcdefghijklmnop")
+
+// object with the required fields and, in front of them, what is given.
+func bodyWith(members string) string {
+	return `{` + members + `"messaging_product":"whatsapp","to":"x","type":"text","text":{"body":"y"}}`
+}
+
+func nested(levels int) string {
+	return strings.Repeat("[", levels) + strings.Repeat("]", levels)
+}
+
+func TestBodiesThatAreForwarded(t *testing.T) {
+	for name, tc := range map[string]struct {
+		body    string
+		receipt bool
+	}{
+		"a send":                               {bodyWith(``), false},
+		"white space all around":               {" \r\n\t" + bodyWith(``) + "\n ", false},
+		"a recipient in place of to":           {`{"messaging_product":"whatsapp","recipient":"US.1","type":"text"}`, false},
+		"a read receipt":                       {`{"messaging_product":"whatsapp","status":"read","message_id":"wamid.1"}`, true},
+		"a typing indicator":                   {`{"messaging_product":"whatsapp","status":"read","message_id":"wamid.1","typing_indicator":{"type":"text"}}`, true},
+		"escaped names and values":             {`{"messaging\u005fproduct":"whats\u0061pp","\u0074o":"x","type":"text"}`, false},
+		"another status is Meta's to judge":    {bodyWith(`"status":"sent",`), false},
+		"a number as recipient":                {`{"messaging_product":"whatsapp","to":4915,"type":"text"}`, false},
+		"huge numbers elsewhere":               {bodyWith(`"n":1e999999,"m":-123456789012345678901234567890,`), false},
+		"duplicates in what is not read":       {bodyWith(`"text":1,"context":{"a":1,"a":2},`), false},
+		"as deep as allowed":                   {bodyWith(`"deep":` + nested(maxNesting-1) + `,`), false},
+		"brackets and quotes in a string":      {bodyWith(`"s":"` + strings.Repeat(`[{\"\\`, 50) + `",`), false},
+		"names that only resemble":             {bodyWith(`"tos":1,"t o":2,"":3,"method_":4,`), false},
+		"the name of a field, deeper":          {bodyWith(`"x":{"to":1,"to":2,"TO":3,"access_token":4},`), false},
+		"null where nothing is required":       {bodyWith(`"status":null,"recipient":null,`), false},
+		"escapes of every kind in the opaque":  {bodyWith(`"biz_opaque_callback_data":"\ud83d\ude00\"\\\/\b",`), false},
+		"an opaque value that is not a string": {bodyWith(`"biz_opaque_callback_data":7,`), false},
+	} {
+		m, err := parseMessage([]byte(tc.body))
+		if err != nil || m.receipt != tc.receipt {
+			t.Errorf("%s: receipt %v, error %v", name, m.receipt, err)
+		}
+	}
+}
+
+func TestBodiesThatAreRefused(t *testing.T) {
+	for name, tc := range map[string]struct{ body, want string }{
+		"nothing":                 {``, "must be one JSON object"},
+		"white space":             {" \n", "must be one JSON object"},
+		"an array":                {`[` + bodyWith(``) + `]`, "must be one JSON object"},
+		"a string":                {`"whatsapp"`, "must be one JSON object"},
+		"null":                    {`null`, "must be one JSON object"},
+		"a byte order mark":       {"\ufeff" + bodyWith(``), "must be one JSON object"},
+		"text":                    {`to=1&type=text`, "must be one JSON object"},
+		"cut off":                 {`{"to":"x"`, "not valid JSON"},
+		"a comma too many":        {`{"to":"x",}`, "not valid JSON"},
+		"a name without quotes":   {`{to:"x"}`, "not valid JSON"},
+		"invalid UTF-8":           {bodyWith("\"a\":\"\xff\","), "not valid JSON"},
+		"half a surrogate":        {bodyWith(`"a":"\ud800",`), "not valid JSON"},
+		"a control character":     {bodyWith("\"a\":\"\x01\","), "not valid JSON"},
+		"something behind it":     {bodyWith(``) + `{}`, "nothing behind it"},
+		"too deep":                {bodyWith(`"deep":` + nested(maxNesting) + `,`), "nested more than 32"},
+		"far too deep":            {bodyWith(`"deep":` + nested(20_000) + `,`), ""},
+		"a field twice":           {bodyWith(`"to":"z",`), `"to" stands twice`},
+		"a field twice, escaped":  {bodyWith(`"t\u006f":"z",`), `"to" stands twice`},
+		"null and then a value":   {bodyWith(`"type":null,`), `"type" stands twice`},
+		"another letter case":     {bodyWith(`"To":"z",`), `"to" must be written in lower case`},
+		"a letter that folds":     {bodyWith("\"\u017ftatus\":\"read\","), `"status" must be written in lower case`},
+		"a parameter of Graph's":  {bodyWith(`"access_token":"z",`), `"access_token" is not allowed`},
+		"one in another case":     {bodyWith(`"Method":"DELETE",`), "lower case"},
+		"another product":         {`{"messaging_product":"sms","to":"x","type":"text"}`, `must be "whatsapp"`},
+		"no product":              {`{"to":"x","type":"text"}`, `"messaging_product" is missing`},
+		"no recipient":            {`{"messaging_product":"whatsapp","type":"text"}`, `"to" or "recipient" is missing`},
+		"an empty recipient":      {`{"messaging_product":"whatsapp","to":"","type":"text"}`, `"to" or "recipient" is missing`},
+		"no type":                 {`{"messaging_product":"whatsapp","to":"x"}`, `"type" is missing`},
+		"a receipt of nothing":    {`{"messaging_product":"whatsapp","status":"read"}`, `"message_id" is missing`},
+		"a receipt and a message": {bodyWith(`"status":"read","message_id":"wamid.1",`), `"read" goes with "message_id" alone`},
+	} {
+		_, err := parseMessage([]byte(tc.body))
+		if _, ok := err.(sentence); !ok || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v, want %q", name, err, tc.want)
+		}
+	}
+}
+
+func TestHoldIDTravelsInFrontOfTheCustomersOwnValue(t *testing.T) {
+	prefix := string(testHold) + holdSeparator
+	room := maxOpaque - len(prefix)
+	for name, tc := range map[string]struct{ in, want string }{
+		"absent":                 {`{"to":"x" }`, `{"to":"x" ,"biz_opaque_callback_data":"` + string(testHold) + `"}`},
+		"null":                   {`{"biz_opaque_callback_data": null ,"to":"x"}`, `{"biz_opaque_callback_data": "` + string(testHold) + `" ,"to":"x"}`},
+		"a text":                 {`{"biz_opaque_callback_data" : "own","to":"x"}`, `{"biz_opaque_callback_data" : "` + prefix + `own","to":"x"}`},
+		"an empty text":          {`{"biz_opaque_callback_data":""}`, `{"biz_opaque_callback_data":"` + prefix + `"}`},
+		"escapes":                {`{"biz_opaque_callback_data":"\"\u00e9"}`, `{"biz_opaque_callback_data":"` + prefix + `\"\u00e9"}`},
+		"a number":               {`{"biz_opaque_callback_data":1}`, `{"biz_opaque_callback_data":1}`},
+		"just fits":              {`{"biz_opaque_callback_data":"` + strings.Repeat("é", room) + `"}`, `{"biz_opaque_callback_data":"` + prefix + strings.Repeat("é", room) + `"}`},
+		"does not fit":           {`{"biz_opaque_callback_data":"` + strings.Repeat("é", room+1) + `"}`, `{"biz_opaque_callback_data":"` + strings.Repeat("é", room+1) + `"}`},
+		"the name in a string":   {`{"a":"\"biz_opaque_callback_data\":1"}`, `{"a":"\"biz_opaque_callback_data\":1","biz_opaque_callback_data":"` + string(testHold) + `"}`},
+		"the name escaped":       {`{"biz_opaque_callback_dat\u0061":"own"}`, `{"biz_opaque_callback_dat\u0061":"` + prefix + `own"}`},
+		"a brace behind a value": {`{"a":"}"}`, `{"a":"}","biz_opaque_callback_data":"` + string(testHold) + `"}`},
+	} {
+		m, _ := parseMessage([]byte(tc.in)) // the required fields are left out for brevity
+		if got := string(m.withHold(testHold)); got != tc.want {
+			t.Errorf("%s:\n got %s\nwant %s", name, got, tc.want)
+		}
+	}
+}
+
+// FuzzParseMessage checks what is let through against encoding/json: it is one
+// object, means the same with the hold's id in it, and only differs in that.
+func FuzzParseMessage(f *testing.F) {
+	for _, body := range []string{
+		bodyWith(``), bodyWith(`"biz_opaque_callback_data":"own",`), bodyWith(`"biz_opaque_callback_data":null,`),
+		bodyWith(`"biz_opaque_callback_data":7,`), bodyWith(`"deep":` + nested(31) + `,`), bodyWith(`"To":1,`), bodyWith(`"n":1e999,`),
+		`{"messaging_product":"whatsapp","status":"read","message_id":"wamid.1"}`, `{`, `[]`, "{\"a\":\"\xff\"}", `{"a":"\ud800"}`, `{"a":"\"}"} `,
+	} {
+		f.Add([]byte(body))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		before := bytes.Clone(body)
+		m, err := parseMessage(body)
+		if !bytes.Equal(body, before) {
+			t.Fatal("parsing changed the body")
+		}
+		if err != nil {
+			if description := err.Error(); !utf8.ValidString(description) || len(description) > 200 {
+				t.Fatalf("not a sentence for a client: %q", description)
+			}
+			return
+		}
+		var plain map[string]json.RawMessage
+		if err := json.Unmarshal(body, &plain); err != nil {
+			t.Fatalf("let through, and yet: %v", err)
+		}
+		if m.receipt {
+			return
+		}
+		if err := checkHoldAdded(plain, m.withHold(testHold)); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// checkHoldAdded checks that changed is the object plain but for the hold's id.
+func checkHoldAdded(plain map[string]json.RawMessage, changed []byte) error {
+	const name = "biz_opaque_callback_data"
+	var after map[string]json.RawMessage
+	if err := json.Unmarshal(changed, &after); err != nil {
+		return fmt.Errorf("no JSON any more: %w", err)
+	}
+	var own, sent string
+	had := json.Unmarshal(plain[name], &own) == nil && string(plain[name]) != "null"
+	switch json.Unmarshal(after[name], &sent); {
+	case had && sent == own, len(plain[name]) > 0 && !had && string(plain[name]) != "null":
+		if utf8.RuneCountInString(own)+len(testHold)+1 <= maxOpaque && had {
+			return fmt.Errorf("no hold id in front of a value with room for it")
+		}
+	case had && sent != string(testHold)+holdSeparator+own, !had && sent != string(testHold):
+		return fmt.Errorf("%d characters sent for %d", len(sent), len(own))
+	}
+	delete(plain, name)
+	delete(after, name)
+	if len(plain) != len(after) {
+		return fmt.Errorf("%d other members, of %d", len(after), len(plain))
+	}
+	for key, value := range plain {
+		if !bytes.Equal(value, after[key]) {
+			return fmt.Errorf("another member has changed")
+		}
+	}
+	return nil
+}
+
+func BenchmarkParseMessage(b *testing.B) {
+	for name, body := range map[string]string{
+		"300B":  bodyWith(`"context":{"message_id":"` + strings.Repeat("m", 200) + `"},`),
+		"60KiB": bodyWith(`"context":{"message_id":"` + strings.Repeat("m", 60<<10) + `"},`),
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				m, err := parseMessage([]byte(body))
+				if err != nil {
+					b.Fatal(err)
+				}
+				m.withHold(testHold)
+			}
+		})
+	}
+}

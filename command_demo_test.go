@@ -1,0 +1,146 @@
+package gateway
+
+import (
+	"bytes"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+
+	"github.com/connexease/caddy-whatsapp-gateway/tenant"
+)
+
+// testRoot is the command line without a configuration of its own.
+func testRoot(args ...string) (*cobra.Command, *bytes.Buffer) {
+	root := &cobra.Command{Use: "whatsapp-gateway"}
+	addCommands(root)
+	stderr := new(bytes.Buffer)
+	root.SetOut(new(bytes.Buffer))
+	root.SetErr(stderr)
+	root.SetArgs(args)
+	return root, stderr
+}
+
+func TestDemoIsMadeOnceAndPrintedAlways(t *testing.T) {
+	t.Setenv("GATEWAY_ADDRESS", "")
+	l := newCommandLine(t)
+	first := l.do("demo")
+	data := l.record("demo")
+	everything := func() []any {
+		return []any{l.records("account", "list"), l.records("account", "ledger", "acct_demo"), l.records("app", "list"), l.records("key", "list", "--app", "app_demo")}
+	}
+	before := everything()
+	diff(t, first, l.do("demo"))
+	diff(t, data, l.record("demo"))
+	diff(t, before, everything())
+
+	diff(t, []record{{"id": "acct_demo", "name": "Demo", "currency": "USD", "available": "10.00", "held": "0.00", "captured": "0.00"}},
+		l.records("account", "list"), "created_at")
+	diff(t, record{
+		"id": "app_demo", "name": "Demo", "account_id": "acct_demo", "per_second": nil, "per_minute": nil,
+		"waba_id": "200000000000001", "phone_number_id": "100000000000001", "has_access_token": true, "access_token_key_id": "k1",
+	}, l.record("app", "show", "app_demo"), "created_at")
+
+	key := data["key"].(string)
+	if k, err := tenant.ParseKey(key); err != nil || k.Sandbox() {
+		t.Errorf("the demo's key is none: %v", err)
+	}
+	body := ` -H 'Authorization: Bearer ` + key + `' -H 'Content-Type: application/json' -d '{"messaging_product":"whatsapp","to":"12025550100","type":"text","text":{"body":"Hello"}}'`
+	want := []any{
+		"curl -sS 'http://127.0.0.1:8080/v1/wa/message?is_fake=true'" + body,
+		"curl -sS 'http://127.0.0.1:8080/v1/wa/message'" + body,
+	}
+	diff(t, record{"account_id": "acct_demo", "app_id": "app_demo", "key": key, "commands": want}, data)
+	lines := strings.Split(first, "\n")
+	for _, line := range []string{key, want[0].(string), want[1].(string)} {
+		if !slices.Contains(lines, line) {
+			t.Errorf("%q is not a line of %q", line, first)
+		}
+	}
+	info, err := os.Stat(l.database + ".demo_key")
+	if err != nil || info.Mode() != fs.FileMode(0o600) {
+		t.Errorf("the file with the key has mode %v, error %v", info.Mode(), err)
+	}
+}
+
+func TestDemoMakesANewKeyInPlaceOfOneThatIsOfNoUse(t *testing.T) {
+	l := newCommandLine(t)
+	file := l.database + ".demo_key"
+	for name, spoil := range map[string]func() error{
+		"lost":    func() error { return os.Remove(file) },
+		"damaged": func() error { return os.WriteFile(file, []byte("x"), 0o600) },
+		"foreign": func() error {
+			return os.WriteFile(file, []byte(tenant.NewKey(false).Hint()+strings.Repeat("x", 30)), 0o600)
+		},
+		"revoked": func() error {
+			keys := l.records("key", "list", "--app", "app_demo")
+			l.do("key", "revoke", keys[len(keys)-1]["id"].(string))
+			return nil
+		},
+	} {
+		before := l.record("demo")["key"]
+		if err := spoil(); err != nil {
+			t.Fatal(err)
+		}
+		after := l.record("demo")["key"]
+		if before == after {
+			t.Errorf("%s: the key is the same", name)
+		}
+		diff(t, after, l.record("demo")["key"])
+		keys := l.records("key", "list", "--app", "app_demo")
+		for i, key := range keys {
+			if active := key["state"] == "active"; active != (i == len(keys)-1) {
+				t.Errorf("%s: key %d of %d is %v", name, i+1, len(keys), key["state"])
+			}
+		}
+	}
+	diff(t, "10.00", l.record("account", "show", "acct_demo")["available"])
+}
+
+func TestDemoGetsANewTokenWhereTheEncryptionKeyIsLost(t *testing.T) {
+	l := newCommandLine(t, "encryption_key k1 "+encryptionKey1)
+	l.do("demo")
+	l.configure("encryption_key k2 " + encryptionKey2)
+	l.do("demo")
+	diff(t, record{"rotated": 0.0, "current": 1.0, "unreadable": []any{}}, l.record("token", "rotate"))
+	ring, err := newRing([]EncryptionKey{{"k2", encryptionKey2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	app, err := l.open(false).App(t.Context(), demoApp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := ring.Open(app.ID, app.AccessToken)
+	if err != nil || !strings.HasPrefix(token, "EAA") || strings.Contains(l.printed.String(), token) {
+		t.Errorf("the token is not of Meta's form, or was printed; error %v", err)
+	}
+}
+
+func TestGatewayURL(t *testing.T) {
+	for address, want := range map[string]string{
+		"":                       "http://127.0.0.1:8080",
+		":8080":                  "http://127.0.0.1:8080",
+		":443":                   "https://127.0.0.1:443",
+		"0.0.0.0:80":             "http://127.0.0.1:80",
+		"http://localhost:9":     "http://localhost:9",
+		"http://gw.example":      "http://gw.example",
+		"gw.example":             "https://gw.example",
+		"localhost:8443":         "https://localhost:8443",
+		"https://gw.example:444": "https://gw.example:444",
+		"http://[::1]:8080":      "http://[::1]:8080",
+		"http://[::]:8080":       "http://127.0.0.1:8080",
+	} {
+		if got, err := gatewayURL(address); got != want || err != nil {
+			t.Errorf("%q is reached at %q, want %q, error %v", address, got, want, err)
+		}
+	}
+	t.Setenv("GATEWAY_ADDRESS", ":port")
+	r := newCommandLine(t).run("", "demo")
+	if r.code != 1 || !strings.HasPrefix(r.stderr, "GATEWAY_ADDRESS: ") {
+		t.Errorf("exit status %d, standard error %q", r.code, r.stderr)
+	}
+}

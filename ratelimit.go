@@ -1,0 +1,41 @@
+package gateway
+
+import (
+	"net/http"
+	"strconv"
+
+	"github.com/connexease/caddy-whatsapp-gateway/store"
+)
+
+// rateParams are the params of RATE_001.
+type rateParams struct {
+	// LimitType is the window that is full, "sec" or "min".
+	LimitType string `json:"limit_type"`
+	// RetryAfter is how long to wait, in seconds, such as "1s".
+	RetryAfter string `json:"retry_after"`
+}
+
+// windowNames are what clients know the two windows by, and how long each is in
+// whole seconds.
+var windowNames = map[store.Verdict]struct{ limitType, seconds string }{
+	store.OverSecond: {"sec", "1"},
+	store.OverMinute: {"min", "60"},
+}
+
+// overLimit is the failure for a window that is full, v being which one.
+func overLimit(w http.ResponseWriter, v store.Verdict) *failure {
+	window := windowNames[v]
+	w.Header().Set("Retry-After", window.seconds)
+	f := rateExceeded.as(nil)
+	f.params = rateParams{LimitType: window.limitType, RetryAfter: window.seconds + "s"}
+	return f
+}
+
+// writeQuota tells the client what is left of both windows.
+func writeQuota(w http.ResponseWriter, d store.Decision) {
+	h := w.Header()
+	for name, quota := range map[string]store.Quota{"Sec": d.Second, "Min": d.Minute} {
+		h.Set("X-Ratelimit-"+name+"-Limit", strconv.Itoa(quota.Limit))
+		h.Set("X-Ratelimit-"+name+"-Remaining", strconv.Itoa(quota.Remaining))
+	}
+}

@@ -1,0 +1,143 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/connexease/caddy-whatsapp-gateway/store"
+)
+
+// stores are the open stores of this process, so that a reload with the same
+// store goes on with it.
+var stores = caddy.NewUsagePool()
+
+// sharedStore is a store that outlives the configuration that opened it, with
+// the settlements that it could not take yet.
+type sharedStore struct {
+	store.Store
+	logger  *zap.Logger
+	closing context.Context
+	close   context.CancelFunc
+	retries sync.WaitGroup
+}
+
+const (
+	// settleTimeout is how long an answer waits for its settlement.
+	settleTimeout = 5 * time.Second
+	// maxRetryDelay bounds the growing delay between attempts to settle.
+	maxRetryDelay = 5 * time.Second
+)
+
+// openShared opens a store to serve from.
+func openShared(b backend, logger *zap.Logger) (*sharedStore, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+	defer cancel()
+	opened, err := b.Open(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	s := &sharedStore{Store: opened, logger: logger}
+	s.closing, s.close = context.WithCancel(context.Background())
+	return s, nil
+}
+
+// Destruct closes the store when its last user has gone.
+func (s *sharedStore) Destruct() error {
+	s.close()
+	s.retries.Wait()
+	return s.Close()
+}
+
+// settlement is the outcome of a hold.
+type settlement struct {
+	hold      store.HoldID
+	outcome   store.Outcome
+	messageID string
+}
+
+// settle records the outcome of a send. Where the store does not take it, it is
+// tried again in the background for as long as the store is open: what Meta
+// accepted must be charged, and the client's answer cannot wait for that.
+func (s *sharedStore) settle(st settlement) {
+	err := s.trySettle(st)
+	if err == nil {
+		return
+	}
+	s.logger.Error("settling a send failed and is tried again", zap.String("hold_id", string(st.hold)), zap.Error(err))
+	s.retries.Go(func() {
+		for delay := 100 * time.Millisecond; ; delay = min(2*delay, maxRetryDelay) {
+			last := false
+			select {
+			case <-time.After(delay):
+			case <-s.closing.Done():
+				last = true
+			}
+			if err = s.trySettle(st); err == nil {
+				return
+			}
+			if last {
+				s.logger.Error("a send stays in doubt", zap.String("hold_id", string(st.hold)), zap.Error(err))
+				return
+			}
+		}
+	})
+}
+
+// trySettle is one attempt. A hold that is unknown or has the other outcome
+// will not change by trying again, and is only reported.
+func (s *sharedStore) trySettle(st settlement) error {
+	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
+	defer cancel()
+	var err error
+	if st.outcome == store.Captured {
+		err = s.Capture(ctx, st.hold, st.messageID)
+	} else {
+		err = s.Release(ctx, st.hold)
+	}
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrConflict) {
+		s.logger.Error("a hold could not be settled", zap.String("hold_id", string(st.hold)), zap.Error(err))
+		return nil
+	}
+	return err
+}
+
+// inDoubtInterval is how often holds are looked over.
+const inDoubtInterval = time.Minute
+
+// watchInDoubt applies the in-doubt policy, now and every minute.
+func (a *App) watchInDoubt() {
+	outcome := store.Captured
+	if a.InDoubt.Outcome == inDoubtRelease {
+		outcome = store.Released
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		select {
+		case <-a.stop:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	ticker := time.NewTicker(inDoubtInterval)
+	defer ticker.Stop()
+	for {
+		n, err := a.store.InDoubt(ctx, time.Now().Add(-time.Duration(a.InDoubt.After)), outcome)
+		if n > 0 {
+			a.logger.Warn("settled sends in doubt", zap.Int("count", n), zap.String("outcome", a.InDoubt.Outcome))
+		}
+		if err != nil && ctx.Err() == nil {
+			a.logger.Error("settling sends in doubt failed", zap.Error(err))
+		}
+		select {
+		case <-ticker.C:
+		case <-a.stop:
+			return
+		}
+	}
+}

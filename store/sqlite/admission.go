@@ -1,0 +1,193 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/tenant"
+)
+
+// errShared means that an admission was asked of a store that is not exclusive.
+var errShared = errors.New("the store was opened to administer, not to admit")
+
+// Admit implements [store.Store].
+func (s *Store) Admit(ctx context.Context, a store.Admission) (store.Decision, error) {
+	var d store.Decision
+	op := &operation{apply: func(w *writer) (err error) {
+		d, err = w.admit(a)
+		return err
+	}}
+	if a.Mode == store.Hold {
+		op.abandoned = func(w *writer) {
+			if d.Verdict == store.Admitted {
+				w.unclaimed = append(w.unclaimed, a.HoldID)
+			}
+		}
+	}
+	err := s.writer.do(ctx, op)
+	if err != nil && ctx.Err() != nil { // the writer may still be at it
+		return store.Decision{}, err
+	}
+	return d, err
+}
+
+// admit decides on one request and, where it is let through, writes it down.
+func (w *writer) admit(a store.Admission) (store.Decision, error) {
+	if w.windows == nil {
+		return store.Decision{}, errShared
+	}
+	ws := w.windows[a.App]
+	if ws == nil {
+		ws = new(windows)
+		w.windows[a.App] = ws
+	}
+	for {
+		d, wl, err := w.decide(ws, a)
+		if err != nil {
+			return d, err
+		}
+		outdated, err := w.outdated(d, a.Mode)
+		if err != nil {
+			return d, err
+		}
+		if outdated {
+			continue
+		}
+		switch {
+		case a.Mode == store.Check:
+		case d.Verdict == store.Admitted:
+			return w.admitted(ws, wl, a, d)
+		case a.Mode == store.Hold && w.entryExists(a.HoldID.EntryID(store.KindHold)):
+			d.Verdict = store.Admitted
+		}
+		return d, nil
+	}
+}
+
+// outdated tells whether a decision has to be made again because another
+// process has written. It opens the transaction for what is to be written, and
+// looks again before a refusal that a credit of a moment ago would avert.
+func (w *writer) outdated(d store.Decision, mode store.Mode) (bool, error) {
+	switch {
+	case d.Verdict == store.Admitted && mode != store.Check:
+		return w.begin()
+	case d.Verdict == store.NoBalance && !w.open:
+		return w.refresh()
+	}
+	return false, nil
+}
+
+// decide runs the checks in their order and changes nothing.
+func (w *writer) decide(ws *windows, a store.Admission) (store.Decision, *wallet, error) {
+	ws.expire(w.now())
+	d := store.Decision{
+		Second: store.Quota{Limit: a.Limits.PerSecond, Remaining: max(0, a.Limits.PerSecond-ws.second.total)},
+		Minute: store.Quota{Limit: a.Limits.PerMinute, Remaining: max(0, a.Limits.PerMinute-ws.minute.total)},
+	}
+	if d.Minute.Remaining == 0 {
+		d.Verdict = store.OverMinute
+		return d, nil, nil
+	}
+	if d.Second.Remaining == 0 {
+		d.Verdict = store.OverSecond
+		return d, nil, nil
+	}
+	if a.Account == "" {
+		d.Verdict = store.NoAccount
+		return d, nil, nil
+	}
+	wl, err := w.wallet(a.Account)
+	if errors.Is(err, store.ErrNotFound) {
+		d.Verdict = store.NoAccount
+		return d, nil, nil
+	}
+	if err != nil {
+		return d, nil, err
+	}
+	if wl.Available <= 0 {
+		d.Verdict = store.NoBalance
+	}
+	return d, wl, nil
+}
+
+// admitted counts the request, holds its fee and writes both down.
+func (w *writer) admitted(ws *windows, wl *wallet, a store.Admission, d store.Decision) (store.Decision, error) {
+	at := w.admissionTime()
+	if a.Mode == store.Hold {
+		fresh, err := w.enter(store.Entry{
+			ID: a.HoldID.EntryID(store.KindHold), Kind: store.KindHold, Amount: a.Fee,
+			Balance: wl.Available - a.Fee, AppID: a.App, At: at,
+		}, wl)
+		if err != nil || !fresh { // not fresh: this hold was made before, and is not made twice
+			return d, err
+		}
+		if _, err := w.statements.insertHold.Exec(a.HoldID, wl.account, a.App, a.Fee, at.UnixMicro()); err != nil {
+			return d, err
+		}
+		wl.Available -= a.Fee
+		wl.Held += a.Fee
+	} else if _, err := w.statements.insertFreeAdmission.Exec(a.App, at.UnixMicro()); err != nil {
+		return d, err
+	}
+	now := at.Sub(w.epoch).Truncate(time.Microsecond)
+	ws.second.add(now, a.Limits.PerSecond)
+	ws.minute.add(now, a.Limits.PerMinute)
+	w.counted = append(w.counted, ws)
+	d.Second.Remaining--
+	d.Minute.Remaining--
+	return d, nil
+}
+
+// rebuildWindows counts again what was admitted in the last minute, so that a
+// restart admits nobody twice.
+func (w *writer) rebuildWindows(ctx context.Context) error {
+	w.windows = make(map[tenant.AppID]*windows)
+	from := w.epoch.Add(-time.Minute).UnixMicro()
+	arrivals := make(map[tenant.AppID][]time.Duration)
+	// The ledger is read backwards, because its end is where the last minute is
+	// and nothing but its end should be read.
+	for _, query := range []string{
+		"SELECT kind = 'hold', ifnull(app_id, ''), at FROM ledger ORDER BY seq DESC",
+		"SELECT true, app_id, at FROM free_admissions ORDER BY rowid DESC",
+	} {
+		rows, err := w.conn.QueryContext(ctx, query)
+		if err != nil {
+			return err
+		}
+		for rows.Next() {
+			var counts bool
+			var app tenant.AppID
+			var at int64
+			if err := rows.Scan(&counts, &app, &at); err != nil {
+				return errors.Join(err, rows.Close())
+			}
+			if at < from {
+				break
+			}
+			if counts {
+				// Never in the future, should the clock have been set back.
+				arrivals[app] = append(arrivals[app], min(0, time.UnixMicro(at).Sub(w.epoch)))
+			}
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			return err
+		}
+	}
+	for app, times := range arrivals {
+		slices.Sort(times)
+		// What was the limit then is unknown; that nobody passed it is not.
+		ws := new(windows)
+		for _, at := range times {
+			ws.minute.add(at, len(times))
+		}
+		first, _ := slices.BinarySearch(times, -time.Second)
+		for _, at := range times[first:] {
+			ws.second.add(at, len(times)-first)
+		}
+		w.windows[app] = ws
+	}
+	return nil
+}

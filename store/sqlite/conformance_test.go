@@ -1,0 +1,59 @@
+package sqlite
+
+import (
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/store/storetest"
+)
+
+// fakeClock stands still until it is moved.
+type fakeClock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func newFakeClock() *fakeClock {
+	return &fakeClock{now: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)}
+}
+
+func (c *fakeClock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *fakeClock) Advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+// open opens the database at path as a gateway does.
+func open(t testing.TB, path string, clock func() time.Time) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), path, Options{Exclusive: true, Clock: clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func TestConformance(t *testing.T) {
+	storetest.Run(t, storetest.Harness{
+		Open: func(t *testing.T) *storetest.Instance {
+			path := filepath.Join(t.TempDir(), "gateway.db")
+			clock := newFakeClock()
+			return &storetest.Instance{
+				Store:   open(t, path, clock.Now),
+				Reopen:  func() store.Store { return open(t, path, clock.Now) },
+				Now:     clock.Now,
+				Advance: clock.Advance,
+			}
+		},
+	})
+}

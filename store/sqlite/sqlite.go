@@ -1,0 +1,235 @@
+// Package sqlite is the embedded store: one file that a gateway, the command
+// line and the operator's sqlite3 shell can use at the same time.
+//
+// One goroutine writes. Operations that arrive while it commits share the next
+// commit, so that the cost of making them durable is shared, too. Rate windows
+// and balances are decided on in memory: the windows belong to the one gateway
+// that may serve from a file, and are rebuilt from it at start; the wallets
+// are a cache of the file that is dropped when another process has written.
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	_ "modernc.org/sqlite" // the driver
+
+	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/tenant"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// applicationID marks the file as ours (PRAGMA application_id), "wagw" in ASCII.
+const applicationID = 0x77616777
+
+// Options say how a database is opened. The zero value is the command line's:
+// it shares the file and admits nothing.
+type Options struct {
+	// Exclusive makes this process the one gateway that admits requests on the
+	// file; opening fails while there is another.
+	Exclusive bool
+	// Clock replaces time.Now in tests.
+	Clock func() time.Time
+}
+
+// Store is a [store.Store] on one SQLite file.
+type Store struct {
+	writer  *writer
+	writing *sql.DB
+	reading *sql.DB
+	lock    *lock // nil where not exclusive
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// Open opens the database at path, creating it and its folder where there is
+// none, and brings its schema up to date.
+func Open(ctx context.Context, path string, o Options) (_ *Store, err error) {
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if err := createPrivately(path); err != nil {
+		return nil, err
+	}
+	s := new(Store)
+	defer func() {
+		if err != nil {
+			s.closeDatabases()
+			err = fmt.Errorf("opening %s: %w", path, err)
+		}
+	}()
+	if o.Exclusive {
+		if s.lock, err = acquireLock(ctx, path+".lock"); err != nil {
+			return nil, err
+		}
+	}
+	s.writing, err = sql.Open("sqlite", dataSource(path, "journal_mode(wal)", "synchronous(full)", "foreign_keys(on)"))
+	if err != nil {
+		return nil, err
+	}
+	s.reading, err = sql.Open("sqlite", dataSource(path, "query_only(on)"))
+	if err != nil {
+		return nil, err
+	}
+	s.reading.SetMaxIdleConns(8)
+	conn, err := s.writing.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := migrate(ctx, conn); err != nil {
+		return nil, err
+	}
+	epoch := o.Clock()
+	epoch = epoch.Add(-time.Duration(epoch.Nanosecond()) % time.Microsecond) // to the whole microsecond
+	w := &writer{
+		conn: conn, clock: o.Clock, epoch: epoch,
+		operations: make(chan *operation), closing: make(chan struct{}), closed: make(chan struct{}),
+		wallets: make(map[tenant.AccountID]*wallet),
+	}
+	if err := w.statements.prepare(ctx, conn); err != nil {
+		return nil, err
+	}
+	if o.Exclusive {
+		if err := w.rebuildWindows(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := w.refresh(); err != nil {
+		return nil, err
+	}
+	s.writer = w
+	go w.run()
+	return s, nil
+}
+
+// Close implements [store.Store].
+func (s *Store) Close() error {
+	s.closeOnce.Do(func() {
+		close(s.writer.closing)
+		<-s.writer.closed
+		s.closeErr = errors.Join(s.writer.statements.close(), s.writer.conn.Close(), s.closeDatabases())
+	})
+	return s.closeErr
+}
+
+func (s *Store) closeDatabases() error {
+	var errs []error
+	for _, db := range []*sql.DB{s.reading, s.writing} {
+		if db != nil {
+			errs = append(errs, db.Close())
+		}
+	}
+	if s.lock != nil { // last, when nothing is written any more
+		errs = append(errs, s.lock.conn.Close(), s.lock.db.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// lock is an exclusive transaction on a file of its own.
+type lock struct {
+	db   *sql.DB
+	conn *sql.Conn
+}
+
+// createPrivately makes the file readable by its owner alone, as SQLite does
+// not; the files beside it get the same permissions from it.
+func createPrivately(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// acquireLock keeps the file at path locked for as long as the process lives.
+// SQLite's locks work alike on every system and end with the process, however
+// it ends.
+func acquireLock(ctx context.Context, path string) (*lock, error) {
+	if err := createPrivately(path); err != nil {
+		return nil, err
+	}
+	db, err := sql.Open("sqlite", dataSource(path))
+	if err != nil {
+		return nil, err
+	}
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	if _, err := conn.ExecContext(ctx, "BEGIN EXCLUSIVE"); err != nil {
+		err = fmt.Errorf("another gateway is running on this database: %w", err)
+		return nil, errors.Join(err, conn.Close(), db.Close())
+	}
+	return &lock{db, conn}, nil
+}
+
+// dataSource is the driver's name for the file at path. Every connection waits
+// up to 3 s for another process that writes, which is less than a request waits
+// to be admitted.
+func dataSource(path string, pragmas ...string) string {
+	q := url.Values{"_pragma": append([]string{"busy_timeout(3000)"}, pragmas...)}
+	u := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: q.Encode()}
+	return u.String()
+}
+
+// migrate brings the schema from whatever version it has to the newest, in one
+// transaction. PRAGMA user_version is the number of migrations applied.
+func migrate(ctx context.Context, conn *sql.Conn) (err error) {
+	files, err := fs.Glob(migrations, "migrations/*.sql")
+	if err != nil {
+		return err
+	}
+	if _, err := conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
+		return err
+	}
+	defer func() {
+		end := "COMMIT"
+		if err != nil {
+			end = "ROLLBACK"
+		}
+		_, endErr := conn.ExecContext(context.WithoutCancel(ctx), end)
+		err = errors.Join(err, endErr)
+	}()
+	var version, application, objects int
+	err = conn.QueryRowContext(ctx, `SELECT user_version, application_id, (SELECT count(*) FROM sqlite_schema)
+		FROM pragma_user_version, pragma_application_id`).Scan(&version, &application, &objects)
+	switch {
+	case err != nil:
+		return err
+	case application != applicationID && objects > 0:
+		return errors.New("the file is a database of another program")
+	case version > len(files):
+		return fmt.Errorf("the database has schema version %d, made by a newer release; this one knows up to %d", version, len(files))
+	case version == len(files):
+		return nil
+	}
+	for _, file := range files[version:] {
+		script, err := migrations.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		if _, err := conn.ExecContext(ctx, string(script)); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	_, err = conn.ExecContext(ctx, fmt.Sprintf("PRAGMA application_id = %d; PRAGMA user_version = %d", applicationID, len(files)))
+	return err
+}
+
+// Interface guard
+var _ store.Store = (*Store)(nil)

@@ -1,0 +1,210 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+
+	"github.com/connexease/caddy-whatsapp-gateway/pricing"
+	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/tenant"
+)
+
+// statements are what the writer runs over and over.
+type statements struct {
+	dataVersion, selectWallet, updateWallet *sql.Stmt
+	insertEntry, insertHold, deleteHold     *sql.Stmt
+	selectEntry, insertFreeAdmission        *sql.Stmt
+}
+
+func (s *statements) prepare(ctx context.Context, conn *sql.Conn) error {
+	for query, statement := range map[string]**sql.Stmt{
+		"PRAGMA data_version": &s.dataVersion,
+		"SELECT credited, available, held, captured FROM accounts WHERE id = ?":                &s.selectWallet,
+		"UPDATE accounts SET credited = ?, available = ?, held = ?, captured = ? WHERE id = ?": &s.updateWallet,
+		"INSERT INTO holds (id, account_id, app_id, amount, made_at) VALUES (?, ?, ?, ?, ?)":   &s.insertHold,
+		"DELETE FROM holds WHERE id = ? RETURNING account_id, app_id, amount":                  &s.deleteHold,
+		"SELECT kind, account_id, amount FROM ledger WHERE id = ?":                             &s.selectEntry,
+		"INSERT INTO free_admissions (app_id, at) VALUES (?, ?)":                               &s.insertFreeAdmission,
+		`INSERT INTO ledger (id, account_id, kind, amount, balance, app_id, message_id, at)
+			VALUES (?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), ?) ON CONFLICT (id) DO NOTHING`: &s.insertEntry,
+	} {
+		var err error
+		if *statement, err = conn.PrepareContext(ctx, query); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// close gives the statements back to SQLite, which otherwise keeps the
+// write-ahead log of a database that it cannot close.
+func (s *statements) close() error {
+	var errs []error
+	for _, statement := range []*sql.Stmt{
+		s.dataVersion, s.selectWallet, s.updateWallet, s.insertEntry, s.insertHold, s.deleteHold, s.selectEntry, s.insertFreeAdmission,
+	} {
+		errs = append(errs, statement.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Capture implements [store.Store].
+func (s *Store) Capture(ctx context.Context, id store.HoldID, messageID string) error {
+	return s.writer.do(ctx, &operation{apply: settle(id, store.Captured, messageID)})
+}
+
+// Release implements [store.Store].
+func (s *Store) Release(ctx context.Context, id store.HoldID) error {
+	return s.writer.do(ctx, &operation{apply: settle(id, store.Released, "")})
+}
+
+// settle ends a hold.
+func settle(id store.HoldID, outcome store.Outcome, messageID string) func(*writer) error {
+	return func(w *writer) error {
+		if len(id) != store.HoldIDLength {
+			return store.ErrNotFound
+		}
+		if _, err := w.begin(); err != nil {
+			return err
+		}
+		var account tenant.AccountID
+		e := store.Entry{MessageID: messageID, At: w.clock()}
+		err := w.statements.deleteHold.QueryRow(id).Scan(&account, &e.AppID, &e.Amount)
+		if errors.Is(err, sql.ErrNoRows) {
+			return w.settledBefore(id, outcome)
+		}
+		if err != nil {
+			return err
+		}
+		wl, err := w.wallet(account)
+		if err != nil {
+			return err
+		}
+		after := wl.Balance
+		after.Held -= e.Amount
+		if outcome == store.Captured {
+			e.Kind = store.KindCapture
+			after.Captured += e.Amount
+		} else {
+			e.Kind = store.KindRelease
+			after.Available += e.Amount
+		}
+		e.ID, e.Balance = id.EntryID(e.Kind), after.Available
+		if _, err := w.enter(e, wl); err != nil {
+			return err
+		}
+		wl.Balance = after
+		return nil
+	}
+}
+
+// settledBefore is the answer for a hold that is not open.
+func (w *writer) settledBefore(id store.HoldID, outcome store.Outcome) error {
+	captured := w.entryExists(id.EntryID(store.KindCapture))
+	released := w.entryExists(id.EntryID(store.KindRelease))
+	switch {
+	case !captured && !released:
+		return store.ErrNotFound
+	case captured == (outcome == store.Captured):
+		return nil
+	default:
+		return store.ErrConflict
+	}
+}
+
+// InDoubt implements [store.Store].
+func (s *Store) InDoubt(ctx context.Context, before time.Time, outcome store.Outcome) (int, error) {
+	const group = 500 // so that sends need not wait for all of them
+	for settled := 0; ; {
+		n := 0
+		err := s.writer.do(ctx, &operation{apply: func(w *writer) error {
+			ids, err := w.holdsBefore(before, group)
+			if err != nil {
+				return err
+			}
+			for _, id := range ids {
+				if err := settle(id, outcome, "")(w); err != nil {
+					return err
+				}
+			}
+			n = len(ids)
+			return nil
+		}})
+		if err != nil {
+			return settled, err
+		}
+		if settled += n; n < group {
+			return settled, nil
+		}
+	}
+}
+
+func (w *writer) holdsBefore(before time.Time, limit int) ([]store.HoldID, error) {
+	rows, err := w.conn.QueryContext(context.Background(),
+		"SELECT id FROM holds WHERE made_at < ? ORDER BY id LIMIT ?", before.UnixMicro(), limit)
+	return collect(rows, err, func(scan func(...any) error) (id store.HoldID, err error) {
+		return id, scan(&id)
+	})
+}
+
+// Credit implements [store.Store].
+func (s *Store) Credit(ctx context.Context, account tenant.AccountID, amount pricing.Micros, operationID string) (store.Balance, error) {
+	var balance store.Balance
+	err := s.writer.do(ctx, &operation{apply: func(w *writer) error {
+		if _, err := w.begin(); err != nil {
+			return err
+		}
+		wl, err := w.wallet(account)
+		if err != nil {
+			return err
+		}
+		balance = wl.Balance
+		if known, err := w.creditedBefore(operationID, account, amount); known || err != nil {
+			return err
+		}
+		available, err := wl.Available.Add(amount)
+		if err != nil {
+			return err
+		}
+		credited, err := wl.credited.Add(amount)
+		if err != nil {
+			return err
+		}
+		e := store.Entry{ID: operationID, Kind: store.KindCredit, Amount: amount, Balance: available, At: w.clock()}
+		if _, err := w.enter(e, wl); err != nil {
+			return err
+		}
+		wl.credited, wl.Available = credited, available
+		balance = wl.Balance
+		return nil
+	}})
+	if err != nil { // the writer may still be at it
+		return store.Balance{}, err
+	}
+	return balance, nil
+}
+
+// creditedBefore tells whether the same credit has taken effect, and returns
+// [store.ErrConflict] where its id stands for something else.
+func (w *writer) creditedBefore(id string, account tenant.AccountID, amount pricing.Micros) (bool, error) {
+	var kind store.Kind
+	var ofAccount tenant.AccountID
+	var ofAmount pricing.Micros
+	err := w.statements.selectEntry.QueryRow(id).Scan(&kind, &ofAccount, &ofAmount)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	if err == nil && (kind != store.KindCredit || ofAccount != account || ofAmount != amount) {
+		err = store.ErrConflict
+	}
+	return true, err
+}
+
+// Balance implements [store.Store].
+func (s *Store) Balance(ctx context.Context, account tenant.AccountID) (b store.Balance, err error) {
+	err = s.reading.QueryRowContext(ctx, "SELECT available, held, captured FROM accounts WHERE id = ?", account).
+		Scan(&b.Available, &b.Held, &b.Captured)
+	return b, s.readError(err)
+}

@@ -1,0 +1,81 @@
+package sqlite
+
+import "time"
+
+// maxRuns bounds a window's memory: 16 bytes a run, 2 KiB a window.
+const maxRuns = 128
+
+// window counts the admissions of a sliding span. It keeps them in runs of
+// neighbours, each known by its newest member and gone when that one is out of
+// the span, so it never counts too few, whatever the arrivals. A run holds at
+// most limit/(maxRuns-1) members, rounded up, so it counts at most that many
+// minus one too many: none at all for limits under maxRuns, and under 1 % of
+// any limit. Merging by number and not by time is what keeps the error small
+// for bursts as for steady traffic. The zero value is empty.
+type window struct {
+	runs  []run // oldest first
+	total int   // members of all runs
+}
+
+// run is admissions that followed one another.
+type run struct {
+	newest time.Duration // when the newest of them was, since the store's epoch
+	n      int32
+}
+
+// expire forgets the runs that are out of the span ending at now. An admission
+// exactly one span ago is out of it.
+func (w *window) expire(now, span time.Duration) {
+	i := 0
+	for i < len(w.runs) && w.runs[i].newest <= now-span {
+		w.total -= int(w.runs[i].n)
+		i++
+	}
+	if i > 0 {
+		w.runs = append(w.runs[:0], w.runs[i:]...)
+	}
+}
+
+// add counts one admission at now, which is not before any that came earlier.
+func (w *window) add(now time.Duration, limit int) {
+	w.total++
+	if last := len(w.runs) - 1; last >= 0 && int(w.runs[last].n) < runLength(limit) {
+		w.runs[last] = run{newest: now, n: w.runs[last].n + 1}
+		return
+	}
+	if len(w.runs) == maxRuns {
+		// Only a limit that was changed gets here. The younger of the two oldest
+		// runs takes in the other, which errs on the safe side again.
+		w.runs[1].n += w.runs[0].n
+		w.runs = append(w.runs[:0], w.runs[1:]...)
+	}
+	w.runs = append(w.runs, run{newest: now, n: 1})
+}
+
+// undo takes back the newest admission.
+func (w *window) undo() {
+	last := len(w.runs) - 1
+	if last < 0 {
+		return
+	}
+	w.total--
+	if w.runs[last].n--; w.runs[last].n == 0 {
+		w.runs = w.runs[:last]
+	}
+}
+
+// runLength is how many members a run may have under limit.
+func runLength(limit int) int { return max(1, (limit+maxRuns-2)/(maxRuns-1)) }
+
+// windows are the two windows of an app.
+type windows struct{ second, minute window }
+
+func (w *windows) expire(now time.Duration) {
+	w.second.expire(now, time.Second)
+	w.minute.expire(now, time.Minute)
+}
+
+func (w *windows) undo() {
+	w.second.undo()
+	w.minute.undo()
+}

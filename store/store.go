@@ -1,0 +1,246 @@
+// Package store says what a store of the gateway does: it keeps the directory
+// (accounts, apps, keys) and the wallets (admission, holds, ledger). Package
+// storetest is the suite that every implementation passes.
+package store
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"time"
+
+	"github.com/connexease/caddy-whatsapp-gateway/pricing"
+	"github.com/connexease/caddy-whatsapp-gateway/tenant"
+)
+
+var (
+	// ErrNotFound means that the store answered and has no such record.
+	ErrNotFound = errors.New("not found")
+	// ErrCorrupt means that a record was found and cannot be parsed.
+	ErrCorrupt = errors.New("record is corrupt")
+	// ErrExists means that the id is already taken.
+	ErrExists = errors.New("already exists")
+	// ErrConflict means that an operation id has taken effect with another
+	// content, or that a hold already has the other outcome.
+	ErrConflict = errors.New("conflicts with what was recorded before")
+	// ErrPepper means that the store's keys were made with another pepper.
+	ErrPepper = errors.New("the key pepper is not the one that the store's keys were made with")
+	// ErrClosed means that the store was closed.
+	ErrClosed = errors.New("store is closed")
+)
+
+// Store is a directory and the wallets. Any error other than those of this
+// package and those of the context means that the store cannot be reached or
+// written; nothing has taken effect then, or it takes effect once when the
+// operation is repeated with the same id.
+type Store interface {
+	Directory
+	Wallet
+
+	// Close waits for operations under way and frees what the store holds.
+	Close() error
+}
+
+// Directory keeps accounts, apps and keys.
+type Directory interface {
+	// Grant returns what the key with this digest may do, whether or not it has
+	// expired. A revoked or unknown key is [ErrNotFound], an unreadable record
+	// [ErrCorrupt].
+	Grant(context.Context, tenant.KeyDigest) (*tenant.Grant, error)
+
+	// Generation grows whenever a record that was read earlier may be out of
+	// date. It does no I/O: a cache compares it at every hit.
+	Generation() uint64
+
+	// BindPepper remembers the pepper's fingerprint the first time and returns
+	// [ErrPepper] for any other one after that.
+	BindPepper(ctx context.Context, fingerprint string) error
+
+	// CreateAccount adds an account with an empty wallet, or returns [ErrExists].
+	CreateAccount(context.Context, tenant.Account) error
+	// Account returns one account, or [ErrNotFound].
+	Account(context.Context, tenant.AccountID) (tenant.Account, error)
+	// Accounts returns all accounts, oldest first.
+	Accounts(context.Context) ([]tenant.Account, error)
+
+	// CreateApp adds an app. [ErrExists]: the id is taken. [ErrNotFound]: its
+	// account, where it names one, does not exist.
+	CreateApp(context.Context, tenant.App) error
+	// UpdateApp changes an app in one atomic step: change gets the record as it
+	// is and edits it; an error of change is returned and nothing is written.
+	UpdateApp(ctx context.Context, id tenant.AppID, change func(*tenant.App) error) (tenant.App, error)
+	// App returns one app, or [ErrNotFound].
+	App(context.Context, tenant.AppID) (tenant.App, error)
+	// Apps returns all apps, oldest first.
+	Apps(context.Context) ([]tenant.App, error)
+
+	// CreateKey adds a key. [ErrExists]: id or digest are taken. [ErrNotFound]:
+	// its app does not exist.
+	CreateKey(context.Context, tenant.APIKey) error
+	// Keys returns the keys of an app, oldest first; [ErrNotFound] where there
+	// is no such app.
+	Keys(context.Context, tenant.AppID) ([]tenant.APIKey, error)
+	// RevokeKey makes a key unknown to Grant; revoking it again changes
+	// nothing. [ErrNotFound]: no such key.
+	RevokeKey(ctx context.Context, id tenant.KeyID, at time.Time) error
+}
+
+// Wallet admits requests and keeps the money. Amounts are micro-units of the
+// account's currency. For each account, always:
+//
+//	credits = available + held + captured
+type Wallet interface {
+	// Admit decides on one request in one atomic step: both rate windows, then
+	// the balance, then, for [Hold], the hold itself, which is durable when
+	// Admit returns. A refused request changes nothing. In no window of a
+	// second or a minute, wherever it starts, are more than the limit admitted;
+	// at most 5 % of what an exact log would admit are refused. Repeating a
+	// hold id is answered Admitted and changes nothing. Where Admit returns an
+	// error, no hold is left behind; the quotas are set where they are known.
+	Admit(context.Context, Admission) (Decision, error)
+
+	// Capture turns a hold into a charge for messageID. Capturing again changes
+	// nothing. [ErrNotFound]: no such hold. [ErrConflict]: it was released.
+	Capture(ctx context.Context, id HoldID, messageID string) error
+
+	// Release gives a hold back. Releasing again changes nothing.
+	// [ErrNotFound]: no such hold. [ErrConflict]: it was captured.
+	Release(context.Context, HoldID) error
+
+	// InDoubt settles every hold that was made before the given time and has no
+	// outcome, in the given way, and returns how many there were.
+	InDoubt(ctx context.Context, before time.Time, outcome Outcome) (int, error)
+
+	// Credit adds amount (negative: a correction) to what is available, once
+	// for each operation id; a repetition returns the balance as it is now.
+	// [ErrNotFound]: no such account. [ErrConflict]: the operation id stands
+	// for something else. [pricing.ErrOverflow]: it would not fit.
+	Credit(ctx context.Context, account tenant.AccountID, amount pricing.Micros, operation string) (Balance, error)
+
+	// Balance returns an account's balance, or [ErrNotFound].
+	Balance(context.Context, tenant.AccountID) (Balance, error)
+
+	// Ledger yields an account's entries made at since or later, oldest first.
+	// The sequence ends at the first error: [ErrNotFound] where there is no
+	// such account.
+	Ledger(ctx context.Context, account tenant.AccountID, since time.Time) iter.Seq2[Entry, error]
+}
+
+// HoldID names a hold: it is made by the caller, with [NewHoldID], and travels
+// to Meta and back.
+type HoldID string
+
+const holdPrefix = "hold"
+
+// HoldIDLength is the number of characters of a hold id.
+const HoldIDLength = len(holdPrefix) + 1 + tenant.IDLength
+
+// NewHoldID returns a new hold id, such as "hold_06d8k2…".
+func NewHoldID() HoldID { return HoldID(tenant.NewID(holdPrefix)) }
+
+// Mode is what an admission does if every check passes.
+type Mode uint8
+
+const (
+	// Check does nothing: the request is going to be refused by a later check,
+	// and only the first refusal counts.
+	Check Mode = iota
+	// Count counts the request in both windows and holds nothing: a sandbox
+	// send, a read receipt.
+	Count
+	// Hold counts the request and holds its fee.
+	Hold
+)
+
+// Admission is one request that asks to be let through.
+type Admission struct {
+	Mode Mode
+	App  tenant.AppID
+	// Account is who pays; empty is answered [NoAccount].
+	Account tenant.AccountID
+	Limits  tenant.RateLimit
+	// Fee is what a Hold holds; it is not negative and may be zero.
+	Fee pricing.Micros
+	// HoldID names the hold. It is empty but for a Hold.
+	HoldID HoldID
+}
+
+// Verdict is the outcome of an admission.
+type Verdict uint8
+
+const (
+	// Admitted means that every check passed.
+	Admitted Verdict = iota
+	// OverSecond means that the second's window is full.
+	OverSecond
+	// OverMinute means that the minute's window is full; it outranks OverSecond,
+	// because waiting a second would not help.
+	OverMinute
+	// NoAccount means that there is no such account.
+	NoAccount
+	// NoBalance means that nothing is available: the balance is zero or less.
+	NoBalance
+)
+
+// Quota is how much of a window is left after the decision.
+type Quota struct{ Limit, Remaining int }
+
+// Decision is what Admit decided.
+type Decision struct {
+	Verdict        Verdict
+	Second, Minute Quota
+}
+
+// Outcome is how a hold ends.
+type Outcome uint8
+
+const (
+	// Captured means that the hold became a charge.
+	Captured Outcome = iota
+	// Released means that the hold was given back.
+	Released
+)
+
+// Balance is the state of a wallet. Available may be negative after a
+// correction, and by less than one fee after the last hold.
+type Balance struct{ Available, Held, Captured pricing.Micros }
+
+// Kind is what a ledger entry did to the wallet.
+type Kind string
+
+// The kinds of ledger entries. Each amount moves:
+const (
+	// KindCredit adds its amount, which may be negative, to available.
+	KindCredit Kind = "credit"
+	// KindHold moves its amount from available to held.
+	KindHold Kind = "hold"
+	// KindCapture moves its amount from held to captured.
+	KindCapture Kind = "capture"
+	// KindRelease moves its amount from held back to available.
+	KindRelease Kind = "release"
+)
+
+// Entry is one line of the ledger, which is only ever appended to.
+type Entry struct {
+	// Seq grows by time over all accounts of a store; it may have gaps.
+	Seq int64
+	// ID is the operation's id, unique over all kinds. A credit has the one it
+	// was given; hold, capture and release of one hold differ in the word
+	// before the underscore only.
+	ID   string
+	Kind Kind
+	// Amount is what the entry moved; see the kinds.
+	Amount pricing.Micros
+	// Balance is what was available after it.
+	Balance pricing.Micros
+	// MessageID is Meta's id of the message, on a capture where it is known.
+	MessageID string
+	// AppID is the app that sent, but for credits.
+	AppID tenant.AppID
+	At    time.Time
+}
+
+// EntryID returns the id of the ledger entry of this kind for a hold.
+func (id HoldID) EntryID(kind Kind) string {
+	return string(kind) + string(id[len(holdPrefix):])
+}

@@ -1,0 +1,113 @@
+// Package tenant holds the records of those who send: accounts that pay, apps
+// that own a WhatsApp number, keys that programs present, and the grant that
+// sums up what a key may do. It does no I/O.
+package tenant
+
+import (
+	"encoding/base32"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// AccountID names an account: who pays. The zero value is no account.
+type AccountID string
+
+// AppID names an app: a WhatsApp number, its Meta token and its limits.
+type AppID string
+
+// KeyID names an API key without being one: it may be shown and logged.
+type KeyID string
+
+// SealedToken is an access token of Meta's, encrypted as package seal does it.
+// The zero value is no token.
+type SealedToken string
+
+// Account is a prepaid wallet's owner.
+type Account struct {
+	ID   AccountID
+	Name string
+	// Currency is an ISO 4217 code, in upper case.
+	Currency  string
+	CreatedAt time.Time
+}
+
+// RateLimit is how many requests an app may make in any second and in any
+// minute. Both are positive.
+type RateLimit struct {
+	PerSecond int `json:"per_second"`
+	PerMinute int `json:"per_minute"`
+}
+
+// Validate says what is wrong with the limits, if anything.
+func (l RateLimit) Validate() error {
+	if l.PerSecond < 1 || l.PerMinute < 1 {
+		return fmt.Errorf("rate limits must be at least 1, not %d a second and %d a minute", l.PerSecond, l.PerMinute)
+	}
+	return nil
+}
+
+// App is one WhatsApp number of a customer. Every field but ID may be empty;
+// which answer a missing one leads to is said with the field.
+type App struct {
+	ID AppID `json:"id"`
+	// Name is the operator's word for the app.
+	Name string `json:"name,omitempty"`
+	// AccountID is who pays; without it a send is answered BILL_002.
+	AccountID AccountID `json:"account_id,omitempty"`
+	// RateLimit is the app's own; nil means the configured default.
+	RateLimit *RateLimit `json:"rate_limit,omitempty"`
+	// WABAID is Meta's id of the WhatsApp Business Account.
+	WABAID string `json:"waba_id,omitempty"`
+	// PhoneNumberID is Meta's id of the number; without it a send is answered WABA_001.
+	PhoneNumberID string `json:"phone_number_id,omitempty"`
+	// AccessToken is Meta's token, sealed for this app; without it a send is answered WABA_001.
+	AccessToken SealedToken `json:"access_token,omitempty"`
+	CreatedAt   time.Time   `json:"-"`
+}
+
+// APIKey is what a store keeps of a key: enough to recognise it, not enough to
+// use it.
+type APIKey struct {
+	ID     KeyID
+	AppID  AppID
+	Name   string
+	Digest KeyDigest
+	// Hint is the start of the key ("pk_ab…"), for people to tell keys apart.
+	Hint      string
+	CreatedAt time.Time
+	// ExpiresAt is when the key stops working; the zero time is never.
+	ExpiresAt time.Time
+	// RevokedAt is when the key was revoked; the zero time is not revoked.
+	RevokedAt time.Time
+}
+
+// Grant is what one API key may do. Its JSON form is the one that the Core
+// Service answers.
+type Grant struct {
+	KeyID KeyID `json:"key_id"`
+	// ExpiresAt is when the key stops working; nil is never.
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	App       App        `json:"app"`
+}
+
+// Expired tells whether the key has stopped working at now.
+func (g *Grant) Expired(now time.Time) bool {
+	return g.ExpiresAt != nil && !now.Before(*g.ExpiresAt)
+}
+
+// idEncoding keeps the order of the bytes that it encodes, which base64 does not.
+var idEncoding = base32.HexEncoding.WithPadding(base32.NoPadding)
+
+// IDLength is the number of characters behind the prefix of an id made by [NewID].
+const IDLength = 26
+
+// NewID returns a unique id such as "acct_06d8k2…": the prefix, an underscore
+// and a version 7 UUID (RFC 9562), so that ids made later sort behind those
+// made earlier and an index grows at its end.
+func NewID(prefix string) string {
+	id := uuid.Must(uuid.NewV7())
+	return prefix + "_" + strings.ToLower(idEncoding.EncodeToString(id[:]))
+}
