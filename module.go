@@ -6,6 +6,7 @@ package gateway
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -140,6 +141,10 @@ type send struct {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	if r.URL.Path != messagePath {
 		return next.ServeHTTP(w, r)
+	}
+	if r.TLS != nil && !r.TLS.HandshakeComplete {
+		// Early data can be replayed, and the message sent again (RFC 8470).
+		return caddyhttp.Error(http.StatusTooEarly, errors.New("early data"))
 	}
 	replacer := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	s := &send{start: time.Now()}

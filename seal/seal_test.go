@@ -10,10 +10,9 @@ import (
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
-const (
-	app   tenant.AppID = "app_größe"
-	token              = "EAAG-example-token"
-)
+const app tenant.AppID = "app_größe"
+
+const token = "EAAG-example-token"
 
 // secret returns a key of which every byte is b.
 func secret(b byte) string {

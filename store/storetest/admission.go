@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/connexease/caddy-whatsapp-gateway/pricing"
@@ -21,6 +22,7 @@ var admissionChecks = []check{
 	{"a fee of zero is held", zeroFeeIsHeld},
 	{"a cancelled context changes nothing", cancelledChangesNothing},
 	{"an admission given up half-way leaves no hold", givenUpLeavesNoHold},
+	{"a repetition given up half-way leaves the hold", givenUpRepetition},
 	{"what was given up half-way takes effect once", givenUpTakesEffectOnce},
 }
 
@@ -207,6 +209,29 @@ func givenUpLeavesNoHold(f *fixture) {
 	f.wantSame("balance after a restart", f.balance(payer), want)
 }
 
+// A hold that one Admit answered for stays, whatever becomes of a repetition.
+func givenUpRepetition(f *fixture) {
+	const holds = 20
+	payer, other, app := f.account(holds*fee), f.account(1_000*fee), newAppID()
+	var made []store.Admission
+	for range holds {
+		a := ask(store.Hold, app, payer, roomy)
+		f.wantVerdict(a, store.Admitted)
+		made = append(made, a)
+	}
+	var n atomic.Int64
+	f.giveUp(func(ctx context.Context) bool {
+		a := ask(store.Hold, app, other, roomy) // which gives the store something to write
+		if i := int(n.Add(1)); i%2 == 0 {
+			a = made[i%holds]
+		}
+		_, err := f.Admit(ctx, a)
+		return err == nil
+	})
+	f.restart()
+	f.wantBalance(payer, 0, holds*fee, 0)
+}
+
 // What was given up may have taken effect; when it is repeated, it has done so
 // once.
 func givenUpTakesEffectOnce(f *fixture) {
@@ -245,25 +270,13 @@ func givenUpTakesEffectOnce(f *fixture) {
 	f.wantBalance(payer, 0, 0, pricing.Micros(len(holds))*fee)
 }
 
-// giveUp makes 160 calls, 16 at a time, and cancels each 16 while some are
-// under way. It returns how many said yes.
+// giveUp makes 16 calls at a time, whose contexts end at some moment while they
+// are under way, 20 times. It returns how many said yes.
 func (f *fixture) giveUp(call func(context.Context) bool) (yes int) {
 	r := f.rand()
-	for range 10 {
-		ctx, cancel := context.WithCancel(f.Context())
-		results := make(chan bool, 16)
-		for range cap(results) {
-			go func() { results <- call(ctx) }()
-		}
-		after := r.IntN(cap(results))
-		for i := range cap(results) {
-			if i == after {
-				cancel()
-			}
-			if <-results {
-				yes++
-			}
-		}
+	for range 20 {
+		ctx, cancel := context.WithTimeout(f.Context(), time.Duration(r.IntN(4_000))*time.Microsecond)
+		yes += race(16, func() bool { return call(ctx) })
 		cancel()
 	}
 	return yes

@@ -95,20 +95,19 @@ func (f *fixture) play(t trace, payer tenant.AccountID, limits func() tenant.Rat
 
 // window is one of the two that limits speak of.
 type window struct {
-	name    string
-	length  time.Duration
-	verdict store.Verdict
-	limit   func(tenant.RateLimit) int
-	quota   func(store.Decision) store.Quota
+	name   string
+	length time.Duration
+	limit  func(tenant.RateLimit) int
+	quota  func(store.Decision) store.Quota
 }
 
 var windows = []window{
 	{
-		"second", time.Second, store.OverSecond,
+		"second", time.Second,
 		func(l tenant.RateLimit) int { return l.PerSecond }, func(d store.Decision) store.Quota { return d.Second },
 	},
 	{
-		"minute", time.Minute, store.OverMinute,
+		"minute", time.Minute,
 		func(l tenant.RateLimit) int { return l.PerMinute }, func(d store.Decision) store.Quota { return d.Minute },
 	},
 }
