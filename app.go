@@ -56,12 +56,14 @@ type App struct {
 	backend backend
 	stop    chan struct{} // ends the background work
 	stopped sync.WaitGroup
+	// longestSend is the longest upstream_timeout of the handlers.
+	longestSend time.Duration
 
 	// mu guards what follows. users are the app itself, from Start to Cleanup,
 	// and every request under way: the store is open while there is any.
 	mu     sync.Mutex
 	users  int
-	idle   *sync.Cond
+	idle   chan struct{} // closed when the last user has gone, if anyone waits for that
 	store  *sharedStore
 	grants *grantCache
 }
@@ -134,7 +136,6 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 // configuration provisions it, too.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.logger = ctx.Logger()
-	a.idle = sync.NewCond(&a.mu)
 	a.stop = make(chan struct{})
 	if err := a.provisionBackend(ctx); err != nil {
 		return err
@@ -265,16 +266,22 @@ func (a *App) Stop() error {
 	return nil
 }
 
-// Cleanup lets a process that exits wait for its last sends to be settled. A
+// Cleanup lets a process that exits wait for its last sends to be settled, for
+// as long as one may take: a client that is slow to upload is not waited for. A
 // reload does not wait: the requests under way keep the store open themselves.
 func (a *App) Cleanup() error {
-	if !caddy.Exiting() {
+	a.mu.Lock()
+	if !caddy.Exiting() || a.users == 0 {
+		a.mu.Unlock()
 		return nil
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for a.users > 0 {
-		a.idle.Wait()
+	idle := make(chan struct{})
+	a.idle = idle
+	a.mu.Unlock()
+	select {
+	case <-idle:
+	case <-time.After(admitTimeout + a.longestSend + settleTimeout):
+		a.logger.Warn("exiting with requests under way")
 	}
 	return nil
 }
@@ -305,7 +312,10 @@ func (a *App) release() {
 	if _, err := stores.Delete(a.backend.Key()); err != nil {
 		a.logger.Error("closing the store failed", zap.Error(err))
 	}
-	a.idle.Broadcast()
+	if a.idle != nil {
+		close(a.idle)
+		a.idle = nil
+	}
 }
 
 // open takes the store from the pool, where a configuration that came before

@@ -16,25 +16,25 @@ import (
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
-// name is what the app, the option and the directive are called.
-const name = "whatsapp_gateway"
+// moduleName is what the app, the option and the directive are called.
+const moduleName = "whatsapp_gateway"
 
 func init() {
-	httpcaddyfile.RegisterGlobalOption(name, parseApp)
-	httpcaddyfile.RegisterHandlerDirective(name, parseHandler)
-	httpcaddyfile.RegisterDirectiveOrder(name, httpcaddyfile.Before, "respond")
+	httpcaddyfile.RegisterGlobalOption(moduleName, parseApp)
+	httpcaddyfile.RegisterHandlerDirective(moduleName, parseHandler)
+	httpcaddyfile.RegisterDirectiveOrder(moduleName, httpcaddyfile.Before, "respond")
 }
 
 // parseApp reads the global option.
 func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 	if existing != nil {
-		return nil, d.Errf("the %s option stands twice", name)
+		return nil, d.Errf("the %s option stands twice", moduleName)
 	}
 	app := new(App)
 	if err := app.UnmarshalCaddyfile(d); err != nil {
 		return nil, err
 	}
-	return httpcaddyfile.App{Name: name, Value: caddyconfig.JSON(app, nil)}, nil
+	return httpcaddyfile.App{Name: moduleName, Value: caddyconfig.JSON(app, nil)}, nil
 }
 
 // UnmarshalCaddyfile sets up the app from Caddyfile tokens. Syntax:

@@ -227,9 +227,9 @@ func configuredApp(cmd *cobra.Command) (*App, error) {
 		return nil, fmt.Errorf("%s is not a configuration in JSON, and --adapter names no other form: %w", file, err)
 	}
 	app := new(App)
-	if part := parts.Apps[name]; part != nil {
+	if part := parts.Apps[moduleName]; part != nil {
 		if err := caddy.StrictUnmarshalJSON(part, app); err != nil {
-			return nil, fmt.Errorf("%s: apps.%s: %w", file, name, err)
+			return nil, fmt.Errorf("%s: apps.%s: %w", file, moduleName, err)
 		}
 	}
 	return app, nil

@@ -84,11 +84,12 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	setDefault(&h.GraphVersion, defaultGraphVersion)
 	setDefault(&h.MaxBodySize, defaultMaxBodySize)
 	setDefault(&h.UpstreamTimeout, caddy.Duration(defaultUpstreamTimeout))
-	app, err := ctx.App(name)
+	app, err := ctx.App(moduleName)
 	if err != nil {
 		return err
 	}
 	h.app = app.(*App)
+	h.app.longestSend = max(h.app.longestSend, time.Duration(h.UpstreamTimeout))
 	if h.ReverseProxyRaw, err = guestConfig(h.ReverseProxyRaw); err != nil {
 		return fmt.Errorf("reverse_proxy: %w", err)
 	}

@@ -34,8 +34,8 @@ func overLimit(w http.ResponseWriter, v store.Verdict) *failure {
 // writeQuota tells the client what is left of both windows.
 func writeQuota(w http.ResponseWriter, d store.Decision) {
 	h := w.Header()
-	for name, quota := range map[string]store.Quota{"Sec": d.Second, "Min": d.Minute} {
-		h.Set("X-Ratelimit-"+name+"-Limit", strconv.Itoa(quota.Limit))
-		h.Set("X-Ratelimit-"+name+"-Remaining", strconv.Itoa(quota.Remaining))
-	}
+	h.Set("X-Ratelimit-Sec-Limit", strconv.Itoa(d.Second.Limit))
+	h.Set("X-Ratelimit-Sec-Remaining", strconv.Itoa(d.Second.Remaining))
+	h.Set("X-Ratelimit-Min-Limit", strconv.Itoa(d.Minute.Limit))
+	h.Set("X-Ratelimit-Min-Remaining", strconv.Itoa(d.Minute.Remaining))
 }
