@@ -227,7 +227,7 @@ func TestLongLedgerIsPrintedWhole(t *testing.T) {
 	s := l.open(true)
 	const entries = tableBlock + 7
 	for range entries {
-		if _, err := s.Credit(t.Context(), tenant.AccountID(id), 1, string(store.NewHoldID())); err != nil {
+		if _, err := s.Credit(t.Context(), tenant.AccountID(id), 1, tenant.NewID("credit")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -323,7 +323,7 @@ func TestManyProcessesShareAStore(t *testing.T) {
 		go func() { results <- l.run("", "account", "credit", id, "1.00") }()
 	}
 	for range 100 {
-		if _, err := gateway.Credit(context.Background(), tenant.AccountID(id), 1_000, string(store.NewHoldID())); err != nil {
+		if _, err := gateway.Credit(context.Background(), tenant.AccountID(id), 1_000, tenant.NewID("credit")); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -25,6 +25,9 @@ const KeySize = 32
 
 const version = "v1"
 
+// overhead is what a payload has beside the token: nonce and tag, in bytes.
+const overhead = 12 + 16
+
 var (
 	// ErrMalformed means that a sealed token does not have the form described above.
 	ErrMalformed = errors.New("sealed token is malformed")
@@ -95,14 +98,14 @@ func (r *Ring) Open(app tenant.AppID, sealed tenant.SealedToken) (string, error)
 	if v != version || !ok {
 		return "", ErrMalformed
 	}
+	// Strict refuses a second spelling of the same bytes.
+	b, err := base64.RawURLEncoding.Strict().DecodeString(payload)
+	if err != nil || strings.ContainsAny(payload, "\r\n") || len(b) < overhead || !keyID.MatchString(id) {
+		return "", ErrMalformed
+	}
 	aead := r.aeads[id]
 	if aead == nil {
 		return "", ErrUnknownKey
-	}
-	// Strict refuses a second spelling of the same bytes.
-	b, err := base64.RawURLEncoding.Strict().DecodeString(payload)
-	if err != nil || strings.ContainsAny(payload, "\r\n") {
-		return "", ErrMalformed
 	}
 	token, err := aead.Open(nil, nil, b, []byte(app))
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"strings"
 	"time"
 
 	"github.com/connexease/caddy-whatsapp-gateway/pricing"
@@ -67,7 +68,9 @@ type Directory interface {
 	// account, where it names one, does not exist.
 	CreateApp(context.Context, tenant.App) error
 	// UpdateApp changes an app in one atomic step: change gets the record as it
-	// is and edits it; an error of change is returned and nothing is written.
+	// is and edits it, perhaps more than once; an error of change is returned and
+	// nothing is written. [ErrNotFound]: no such app, or no such account as it
+	// names now. What change does to ID and CreatedAt is ignored.
 	UpdateApp(ctx context.Context, id tenant.AppID, change func(*tenant.App) error) (tenant.App, error)
 	// App returns one app, or [ErrNotFound].
 	App(context.Context, tenant.AppID) (tenant.App, error)
@@ -96,7 +99,8 @@ type Wallet interface {
 	// second or a minute, wherever it starts, are more than the limit admitted;
 	// at most 5 % of what an exact log would admit are refused. Repeating a
 	// hold id is answered Admitted and changes nothing. Where Admit returns an
-	// error, no hold is left behind; the quotas are set where they are known.
+	// error, no hold is left behind, or one that the store itself gives back soon:
+	// the id must not be used again then. The quotas are set where they are known.
 	Admit(context.Context, Admission) (Decision, error)
 
 	// Capture turns a hold into a charge for messageID. Capturing again changes
@@ -114,7 +118,8 @@ type Wallet interface {
 	// Credit adds amount (negative: a correction) to what is available, once
 	// for each operation id; a repetition returns the balance as it is now.
 	// [ErrNotFound]: no such account. [ErrConflict]: the operation id stands
-	// for something else. [pricing.ErrOverflow]: it would not fit.
+	// for something else, or could come to (see [ReservedEntryID]).
+	// [pricing.ErrOverflow]: it would not fit.
 	Credit(ctx context.Context, account tenant.AccountID, amount pricing.Micros, operation string) (Balance, error)
 
 	// Balance returns an account's balance, or [ErrNotFound].
@@ -242,5 +247,12 @@ type Entry struct {
 
 // EntryID returns the id of the ledger entry of this kind for a hold.
 func (id HoldID) EntryID(kind Kind) string {
-	return string(kind) + string(id[len(holdPrefix):])
+	return string(kind) + strings.TrimPrefix(string(id), holdPrefix)
+}
+
+// ReservedEntryID tells whether an entry of a hold may have this id, which a
+// credit then may not.
+func ReservedEntryID(id string) bool {
+	kind, rest, _ := strings.Cut(id, "_")
+	return len(rest) == tenant.IDLength && (Kind(kind) == KindHold || Kind(kind) == KindCapture || Kind(kind) == KindRelease)
 }

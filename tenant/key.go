@@ -14,8 +14,8 @@ import (
 )
 
 // Key is an API key in the clear. It lives only while it is made and while a
-// request is authenticated: printing it shows a mask, so that it does not end
-// up in a log by way of a format verb.
+// request is authenticated. Package fmt, encoders and loggers get a mask of it,
+// except in an unexported field, where fmt cannot ask; string(k) is the key.
 //
 // A key of ours is "pk_" (production) or "sk_" (sandbox), 30 random base62
 // characters, and 6 base62 characters of the CRC-32 (IEEE) of all that comes
@@ -90,8 +90,13 @@ func (k Key) Hint() string {
 	return string(k[:min(len(k), len(productionPrefix)+3)]) + "…"
 }
 
+const keyMask = "[API key]"
+
 // Format hides the key from every verb of package fmt.
-func (k Key) Format(f fmt.State, _ rune) { fmt.Fprint(f, "[API key]") }
+func (k Key) Format(f fmt.State, _ rune) { fmt.Fprint(f, keyMask) }
+
+// MarshalText hides the key from encoders.
+func (k Key) MarshalText() ([]byte, error) { return []byte(keyMask), nil }
 
 // ours tells whether the key bears our checksum format, right or wrong.
 func (k Key) ours() bool {

@@ -20,13 +20,6 @@ func (s *Store) Admit(ctx context.Context, a store.Admission) (store.Decision, e
 		d, err = w.admit(a)
 		return err
 	}}
-	if a.Mode == store.Hold {
-		op.abandoned = func(w *writer) {
-			if d.Verdict == store.Admitted {
-				w.unclaimed = append(w.unclaimed, a.HoldID)
-			}
-		}
-	}
 	err := s.writer.do(ctx, op)
 	if err != nil && ctx.Err() != nil { // the writer may still be at it
 		return store.Decision{}, err
@@ -129,6 +122,7 @@ func (w *writer) admitted(ws *windows, wl *wallet, a store.Admission, d store.De
 		}
 		wl.Available -= a.Fee
 		wl.Held += a.Fee
+		w.current.made = a.HoldID
 	} else if _, err := w.statements.insertFreeAdmission.Exec(a.App, at.UnixMicro()); err != nil {
 		return d, err
 	}

@@ -151,6 +151,9 @@ func (w *writer) holdsBefore(before time.Time, limit int) ([]store.HoldID, error
 
 // Credit implements [store.Store].
 func (s *Store) Credit(ctx context.Context, account tenant.AccountID, amount pricing.Micros, operationID string) (store.Balance, error) {
+	if store.ReservedEntryID(operationID) {
+		return store.Balance{}, store.ErrConflict
+	}
 	var balance store.Balance
 	err := s.writer.do(ctx, &operation{apply: func(w *writer) error {
 		if _, err := w.begin(); err != nil {

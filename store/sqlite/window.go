@@ -1,6 +1,9 @@
 package sqlite
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // maxRuns bounds a window's memory: 16 bytes a run, 2 KiB a window.
 const maxRuns = 128
@@ -9,8 +12,8 @@ const maxRuns = 128
 // neighbours, each known by its newest member and gone when that one is out of
 // the span, so it never counts too few, whatever the arrivals. A run holds at
 // most limit/(maxRuns-1) members, rounded up, so it counts at most that many
-// minus one too many: none at all for limits under maxRuns, and under 1 % of
-// any limit. Merging by number and not by time is what keeps the error small
+// minus one too many: none at all for limits under maxRuns, under 1 % of any
+// limit, and under 2 % where runs had to be merged. Merging by number and not by time is what keeps the error small
 // for bursts as for steady traffic. The zero value is empty.
 type window struct {
 	runs  []run // oldest first
@@ -44,12 +47,23 @@ func (w *window) add(now time.Duration, limit int) {
 		return
 	}
 	if len(w.runs) == maxRuns {
-		// Only a limit that was changed gets here. The younger of the two oldest
-		// runs takes in the other, which errs on the safe side again.
-		w.runs[1].n += w.runs[0].n
-		w.runs = append(w.runs[:0], w.runs[1:]...)
+		w.merge()
 	}
 	w.runs = append(w.runs, run{newest: now, n: 1})
+}
+
+// merge makes one run of the two neighbours that have the fewest members
+// together, which keeps runs short where they were not filled in order: after a
+// restart, and after a change of the limit.
+func (w *window) merge() {
+	best := 0
+	for i := range len(w.runs) - 1 {
+		if w.runs[i].n+w.runs[i+1].n < w.runs[best].n+w.runs[best+1].n {
+			best = i
+		}
+	}
+	w.runs[best+1].n += w.runs[best].n
+	w.runs = slices.Delete(w.runs, best, best+1)
 }
 
 // undo takes back the newest admission.

@@ -70,12 +70,10 @@ type operation struct {
 	// that a refusal leaves the group intact; any error of SQLite's fails the
 	// whole group.
 	apply func(*writer) error
-	// abandoned, if set, undoes the operation whose caller went away while it
-	// was being committed.
-	abandoned func(*writer)
 
 	state atomic.Int32
-	wrote bool // it needs the transaction under way to be committed
+	wrote bool         // it needs the transaction under way to be committed
+	made  store.HoldID // the hold that it has made, if any
 	err   error
 	done  chan struct{}
 }
@@ -184,8 +182,8 @@ func (w *writer) step(op *operation) {
 // finish answers every operation of the group.
 func (w *writer) finish() {
 	for _, op := range w.pending {
-		if !op.state.CompareAndSwap(taken, finished) && op.err == nil && op.abandoned != nil && op.state.Load() == forsaken {
-			op.abandoned(w)
+		if !op.state.CompareAndSwap(taken, finished) && op.err == nil && op.made != "" {
+			w.unclaimed = append(w.unclaimed, op.made)
 		}
 		close(op.done)
 	}
@@ -327,16 +325,13 @@ func (w *writer) sweep() {
 // releaseUnclaimed gives back the holds whose callers went away before they
 // could be told.
 func (w *writer) releaseUnclaimed() {
-	if len(w.unclaimed) == 0 {
-		return
-	}
-	var failed []store.HoldID
-	for _, id := range w.unclaimed {
+	unclaimed := w.unclaimed
+	w.unclaimed = nil // groups add to it
+	for _, id := range unclaimed {
 		op := &operation{apply: settle(id, store.Released, ""), done: make(chan struct{})}
 		w.group(op)
 		if op.err != nil && !refusal(op.err) {
-			failed = append(failed, id)
+			w.unclaimed = append(w.unclaimed, id)
 		}
 	}
-	w.unclaimed = failed
 }

@@ -3,6 +3,7 @@ package storetest
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/connexease/caddy-whatsapp-gateway/pricing"
@@ -13,6 +14,7 @@ import (
 var lifecycleChecks = []check{
 	{"windows outlast a restart", windowsOutlastRestart},
 	{"windows are as exact after a restart", windowsExactAfterRestart},
+	{"windows that fill after a restart are as exact", windowsFillAfterRestart},
 	{"balances and open holds outlast a restart", holdsOutlastRestart},
 	{"sequence numbers go on after a restart", seqGoesOn},
 	{"a closed store says so", closedSaysSo},
@@ -77,6 +79,38 @@ func windowsExactAfterRestart(f *fixture) {
 		if got != want && !f.realTime {
 			f.Errorf("%d admitted, want the %d that have just left the window", got, want)
 		}
+	}
+}
+
+// What a restart finds is little; what comes after it is much. A store that
+// keeps neighbours together must not keep the wrong ones.
+func windowsFillAfterRestart(f *fixture) {
+	app, payer := newAppID(), f.account(1)
+	limits := tenant.RateLimit{PerSecond: 600, PerMinute: 10_000}
+	var admitted atomic.Int64
+	visit := func(requests int) {
+		crowd(requests, func(int) {
+			d, err := f.Admit(f.Context(), ask(store.Count, app, payer, limits))
+			if err != nil {
+				f.Error(err)
+			}
+			if d.Verdict == store.Admitted {
+				admitted.Add(1)
+			}
+		})
+	}
+	for i := range 150 {
+		if i == 30 {
+			f.restart()
+		}
+		visit(4)
+		f.Advance(time.Millisecond)
+	}
+	f.Advance((1_000 + 21 - 150) * time.Millisecond) // those of the first 22 visits have left
+	visit(200)
+	exact := int64(600 + 22*4)
+	if n := admitted.Load(); (n > exact || n*20 < exact*19) && !f.realTime {
+		f.Errorf("%d admitted, of which an exact log admits %d", n, exact)
 	}
 }
 
