@@ -17,7 +17,6 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/spf13/cobra"
 
-	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/store/sqlite"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
