@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -38,9 +39,9 @@ type upstreamParams struct {
 }
 
 // unsureCodes are Meta's errors that say that something failed and not what: the
-// message may have been on its way by then. (Meta's error codes 1, 2 and 131000:
-// "unknown", "temporary", "something went wrong".)
-var unsureCodes = map[int]bool{1: true, 2: true, 131000: true}
+// message may have been on its way by then. (Meta's error codes, the row
+// "unknown, service down, maintenance".)
+var unsureCodes = map[int]bool{1: true, 2: true, 131000: true, 131016: true, 131057: true, 133004: true}
 
 // metaAnswer is what the gateway reads of Meta's JSON.
 type metaAnswer struct {
@@ -55,12 +56,23 @@ type metaAnswer struct {
 type metaError struct {
 	Message   string `json:"message"`
 	Type      string `json:"type"`
-	Code      *int   `json:"code"`
-	Subcode   *int   `json:"error_subcode"`
+	Code      number `json:"code"`
+	Subcode   number `json:"error_subcode"`
 	ErrorData struct {
 		Details string `json:"details"`
 	} `json:"error_data"`
 	TraceID string `json:"fbtrace_id"`
+}
+
+// number is a whole number, or nil for anything else.
+type number struct{ *int }
+
+// UnmarshalJSON implements json.Unmarshaler. It never fails.
+func (n *number) UnmarshalJSON(b []byte) error {
+	if i, err := strconv.Atoi(string(b)); err == nil {
+		n.int = &i
+	}
+	return nil
 }
 
 // judge reads Meta's answer: the message is accepted, refused, or nobody knows.
@@ -69,7 +81,7 @@ type metaError struct {
 func (s *send) judge(r *recorder) *failure {
 	body, err := r.decoded()
 	if errors.Is(err, errOversize) {
-		return s.unclear(metaOversize, r.status)
+		return unclear(metaOversize, r.status)
 	}
 	var answer metaAnswer
 	if err == nil {
@@ -77,19 +89,26 @@ func (s *send) judge(r *recorder) *failure {
 	}
 	switch {
 	case err != nil:
-		return s.unclear(metaUnclear, r.status)
-	case answer.Error != nil && (answer.Error.Code != nil || answer.Error.Message != ""):
+		return unclear(metaUnclear, r.status)
+	case r.status == http.StatusOK && s.isAcceptance(&answer):
+		s.fate, s.answer = accepted, body
+		return nil
+	case answer.Error != nil && answer.Error.Code.int != nil:
 		return s.refusedByMeta(answer.Error, r.status)
-	case r.status != http.StatusOK:
-		return s.unclear(metaUnclear, r.status)
-	case s.message.receipt && answer.Success:
-	case !s.message.receipt && len(answer.Messages) > 0 && answer.Messages[0].ID != "":
-		s.messageID = answer.Messages[0].ID
 	default:
-		return s.unclear(metaUnclear, r.status)
+		return unclear(metaUnclear, r.status)
 	}
-	s.fate, s.answer = accepted, body
-	return nil
+}
+
+// isAcceptance tells whether an answer with status 200 accepts the message.
+func (s *send) isAcceptance(answer *metaAnswer) bool {
+	if s.message.receipt {
+		return answer.Success && answer.Error == nil
+	}
+	if len(answer.Messages) > 0 {
+		s.messageID = answer.Messages[0].ID
+	}
+	return s.messageID != ""
 }
 
 // parseAnswer reads JSON. A member of another type than expected is passed over:
@@ -103,7 +122,7 @@ func parseAnswer(body []byte, answer *metaAnswer) error {
 }
 
 // unclear is the failure for an answer that does not tell the message's fate.
-func (s *send) unclear(description string, status int) *failure {
+func unclear(description string, status int) *failure {
 	f := upstreamFailed.because(description)
 	f.params = &upstreamParams{Status: status}
 	f.cause = errors.New(description)
@@ -119,13 +138,13 @@ func (s *send) refusedByMeta(e *metaError, status int) *failure {
 	}
 	f := upstreamFailed.because(description)
 	f.params = &upstreamParams{
-		Code:      e.Code,
-		Subcode:   e.Subcode,
+		Code:      e.Code.int,
+		Subcode:   e.Subcode.int,
 		Type:      s.mask(e.Type),
 		Status:    status,
 		Details:   s.mask(e.ErrorData.Details),
 		TraceID:   s.mask(e.TraceID),
-		RetrySafe: e.Code != nil && !unsureCodes[*e.Code],
+		RetrySafe: !unsureCodes[*e.Code.int],
 	}
 	return f
 }
@@ -134,10 +153,10 @@ func (s *send) refusedByMeta(e *metaError, status int) *failure {
 const masked = "***"
 
 // looksSecret is what Meta's access tokens and our API keys look like.
-var looksSecret = regexp.MustCompile(`EAA[0-9A-Za-z]{8,}|[ps]k_[0-9A-Za-z]{8,}`)
+var looksSecret = regexp.MustCompile(`\b(?:EAA[0-9A-Za-z]{16,}|[ps]k_[0-9A-Za-z]{30,})`)
 
 // mask takes tokens and keys out of a text of Meta's: those of this request,
-// and whatever looks like one.
+// whole or in part, and whatever looks like one.
 func (s *send) mask(text string) string {
 	text = maskSecret(text, s.grant.token)
 	text = maskSecret(text, string(s.key))
@@ -147,28 +166,44 @@ func (s *send) mask(text string) string {
 	return text
 }
 
-// maskSecret replaces every occurrence of secret in text, and of its beginning
-// where it is cut off: Meta shortens tokens that it repeats.
+// recognisable is how long a part of a secret has to be to count as one, in bytes.
+const recognisable = 10
+
+// maskSecret replaces every part of secret in text: Meta shortens and breaks up
+// the tokens that it repeats.
 func maskSecret(text, secret string) string {
-	const recognisable = 8
-	if len(secret) < recognisable || !strings.Contains(text, secret[:recognisable]) {
+	if !sharesPart(text, secret) {
 		return text
 	}
 	var out strings.Builder
-	for {
-		i := strings.Index(text, secret[:recognisable])
-		if i < 0 {
-			out.WriteString(text)
-			return out.String()
+	done := 0
+	for i := 0; i+recognisable <= len(text); {
+		if !strings.Contains(secret, text[i:i+recognisable]) {
+			i++
+			continue
 		}
-		n := recognisable
-		for n < len(secret) && i+n < len(text) && text[i+n] == secret[n] {
-			n++
+		end := i + recognisable
+		for end < len(text) && strings.Contains(secret, text[i:end+1]) {
+			end++
 		}
-		out.WriteString(text[:i])
+		out.WriteString(text[done:i])
 		out.WriteString(masked)
-		text = text[i+n:]
+		i, done = end, end
 	}
+	out.WriteString(text[done:])
+	return out.String()
+}
+
+// sharesPart tells, cheaply, whether text may have a recognisable part of
+// secret: such a part covers a whole block of half its length.
+func sharesPart(text, secret string) bool {
+	const block = recognisable / 2
+	for i := 0; i+block <= len(text); i += block {
+		if strings.Contains(secret, text[i:i+block]) {
+			return true
+		}
+	}
+	return false
 }
 
 // errOversize means that an answer is over [maxAnswerSize].

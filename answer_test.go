@@ -30,7 +30,7 @@ func answered(status int, body string) *recorder {
 	return r
 }
 
-func number(n int) *int { return &n }
+func intp(n int) *int { return &n }
 
 func TestJudgement(t *testing.T) {
 	const ok = `{"messaging_product":"whatsapp","contacts":[{"input":"1","wa_id":"1"}],"messages":[{"id":"wamid.1"}]}`
@@ -59,22 +59,25 @@ func TestJudgement(t *testing.T) {
 			false, 400, `{"error":{"message":"(#131026) Message undeliverable","type":"OAuthException","code":131026,"error_subcode":2494010,` +
 				`"error_data":{"messaging_product":"whatsapp","details":"Not on WhatsApp"},"fbtrace_id":"AbC","is_transient":false}}`,
 			refused, "(#131026) Message undeliverable",
-			&upstreamParams{Code: number(131026), Subcode: number(2494010), Type: "OAuthException", Status: 400, Details: "Not on WhatsApp", TraceID: "AbC", RetrySafe: true},
+			&upstreamParams{Code: intp(131026), Subcode: intp(2494010), Type: "OAuthException", Status: 400, Details: "Not on WhatsApp", TraceID: "AbC", RetrySafe: true},
 		},
-		"an error with 200":       {false, 200, `{"error":{"message":"no","code":100}}`, refused, "no", &upstreamParams{Code: number(100), Status: 200, RetrySafe: true}},
-		"code 0":                  {false, 401, `{"error":{"message":"no","code":0}}`, refused, "no", &upstreamParams{Code: number(0), Status: 401, RetrySafe: true}},
-		"an error Meta is unsure": {false, 500, `{"error":{"message":"Something went wrong","code":131000}}`, refused, "Something went wrong", &upstreamParams{Code: number(131000), Status: 500}},
-		"a message alone":         {false, 400, `{"error":{"message":"no"}}`, refused, "no", &upstreamParams{Status: 400}},
+		"an error with 200":       {false, 200, `{"error":{"message":"no","code":100}}`, refused, "no", &upstreamParams{Code: intp(100), Status: 200, RetrySafe: true}},
+		"code 0":                  {false, 401, `{"error":{"message":"no","code":0}}`, refused, "no", &upstreamParams{Code: intp(0), Status: 401, RetrySafe: true}},
+		"an error Meta is unsure": {false, 500, `{"error":{"message":"Something went wrong","code":131000}}`, refused, "Something went wrong", &upstreamParams{Code: intp(131000), Status: 500}},
+		"a message alone":         {false, 504, `{"error":{"message":"upstream request timeout"}}`, unknown, metaUnclear, &upstreamParams{Status: 504}},
+		"a code that is a string": {false, 500, `{"error":{"message":"no","code":"131000"}}`, unknown, metaUnclear, &upstreamParams{Status: 500}},
+		"an id and an error":      {false, 200, `{"messages":[{"id":"wamid.1"}],"error":{"message":"no","code":100}}`, accepted, "", nil},
+		"no service":              {false, 503, `{"error":{"message":"no","code":131016}}`, refused, "no", &upstreamParams{Code: intp(131016), Status: 503}},
 		"members of other types": {
-			false, 400, `{"error":{"message":"no","code":100,"error_data":"details","fbtrace_id":7}}`,
-			refused, "no", &upstreamParams{Code: number(100), Status: 400, RetrySafe: true},
+			false, 400, `{"error":{"message":"no","code":100,"error_data":"details","fbtrace_id":7,"error_subcode":"x"}}`,
+			refused, "no", &upstreamParams{Code: intp(100), Status: 400, RetrySafe: true},
 		},
 		"an error that is a string": {false, 400, `{"error":"no"}`, unknown, metaUnclear, &upstreamParams{Status: 400}},
 		"an empty error":            {false, 400, `{"error":{}}`, unknown, metaUnclear, &upstreamParams{Status: 400}},
-		"letters that HTML escapes": {false, 400, `{"error":{"message":"<a> & b","code":100}}`, refused, "<a> & b", &upstreamParams{Code: number(100), Status: 400, RetrySafe: true}},
+		"letters that HTML escapes": {false, 400, `{"error":{"message":"<a> & b","code":100}}`, refused, "<a> & b", &upstreamParams{Code: intp(100), Status: 400, RetrySafe: true}},
 		"the token and the key in it": {
 			false, 401, `{"error":{"message":"Malformed token ` + testToken + `","type":"` + string(testKey) + `","code":190,"fbtrace_id":"` + testToken + `","error_data":{"details":"x` + testToken[:12] + `..."}}}`,
-			refused, "Malformed token ***", &upstreamParams{Code: number(190), Type: masked, Status: 401, Details: "x***...", TraceID: masked, RetrySafe: true},
+			refused, "Malformed token ***", &upstreamParams{Code: intp(190), Type: masked, Status: 401, Details: "x***...", TraceID: masked, RetrySafe: true},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -134,6 +137,24 @@ func TestAnswersThatUnpackWithoutEndAreGivenUp(t *testing.T) {
 	r.header.Set("Content-Encoding", "gzip")
 	if f := testSend(false).judge(r); f == nil || f.description != metaOversize {
 		t.Errorf("failure %+v, want %q", f, metaOversize)
+	}
+}
+
+func TestMaskTakesOutSecretsAndNothingElse(t *testing.T) {
+	s := testSend(false)
+	for text, want := range map[string]string{
+		"Param task_identifier and risk_assessment, disk_1 EAA": "Param task_identifier and risk_assessment, disk_1 EAA",
+		"AbCEAAxyz12345678":                       "AbCEAAxyz12345678",
+		"x" + testToken + "y":                     "x***y",
+		testToken[:15] + "%" + testToken[16:]:     "***%***",
+		"..." + testToken[len(testToken)-12:]:     "...***",
+		"EAAanothertokenofmanycharacters, said":   "***, said",
+		"sk_" + strings.Repeat("0", 36) + " gone": "*** gone",
+		"": "",
+	} {
+		if got := s.mask(text); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
+	"strings"
 	"sync"
 	"time"
 
@@ -54,7 +56,8 @@ type App struct {
 
 	logger  *zap.Logger
 	backend backend
-	stop    chan struct{} // ends the background work
+	// stop ends the background work; it is nil unless that is under way.
+	stop    chan struct{}
 	stopped sync.WaitGroup
 	// longestSend is the longest upstream_timeout of the handlers.
 	longestSend time.Duration
@@ -136,7 +139,6 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 // configuration provisions it, too.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.logger = ctx.Logger()
-	a.stop = make(chan struct{})
 	if err := a.provisionBackend(ctx); err != nil {
 		return err
 	}
@@ -182,10 +184,17 @@ func (a *App) provisionBackend(ctx caddy.Context) error {
 	return a.backend.Resolve()
 }
 
-// resolveSecrets replaces the placeholders of every secret.
+// secretPlaceholder is what a secret may be instead of itself.
+var secretPlaceholder = regexp.MustCompile(`\{(?:env|file)\.[^{}]+\}`)
+
+// resolveSecrets replaces the placeholders of every secret. An error names the
+// placeholder, and nothing else of what stands there.
 func (a *App) resolveSecrets() error {
 	replacer := caddy.NewReplacer()
 	resolve := func(setting string, secret *string) error {
+		if strings.ContainsAny(secretPlaceholder.ReplaceAllString(*secret, ""), "{}") {
+			return fmt.Errorf("%s: a brace can only belong to {env.NAME} or {file.PATH}", setting)
+		}
 		value, err := replacer.ReplaceOrErr(*secret, true, true)
 		if err != nil {
 			return fmt.Errorf("%s: %w", setting, err)
@@ -197,8 +206,7 @@ func (a *App) resolveSecrets() error {
 		return err
 	}
 	for i := range a.EncryptionKeys {
-		key := &a.EncryptionKeys[i]
-		if err := resolve("encryption_key "+key.ID, &key.Secret); err != nil {
+		if err := resolve("encryption_key", &a.EncryptionKeys[i].Secret); err != nil {
 			return err
 		}
 	}
@@ -253,6 +261,7 @@ func (a *App) Start() error {
 	if err := a.acquire(); err != nil {
 		return err
 	}
+	a.stop = make(chan struct{})
 	a.stopped.Go(a.watchInDoubt)
 	return nil
 }
@@ -260,8 +269,12 @@ func (a *App) Start() error {
 // Stop ends the background work. The store stays open for the requests under
 // way: servers are stopped in no particular order.
 func (a *App) Stop() error {
+	if a.stop == nil {
+		return nil
+	}
 	close(a.stop)
 	a.stopped.Wait()
+	a.stop = nil
 	a.release()
 	return nil
 }
@@ -270,6 +283,10 @@ func (a *App) Stop() error {
 // as long as one may take: a client that is slow to upload is not waited for. A
 // reload does not wait: the requests under way keep the store open themselves.
 func (a *App) Cleanup() error {
+	// Caddy does not stop the apps of a configuration that fails at its last step.
+	if err := a.Stop(); err != nil {
+		return err
+	}
 	a.mu.Lock()
 	if !caddy.Exiting() || a.users == 0 {
 		a.mu.Unlock()
@@ -326,12 +343,13 @@ func (a *App) open() (err error) {
 		return err
 	}
 	pooled, _, err := stores.LoadOrNew(a.backend.Key(), func() (caddy.Destructor, error) {
-		return openShared(a.backend, a.logger)
+		return openShared(a.backend)
 	})
 	if err != nil {
 		return err
 	}
 	s := pooled.(*sharedStore)
+	s.logger.Store(a.logger)
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
 	if err := s.BindPepper(ctx, pepper.Fingerprint()); err != nil {

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"net/http"
 	"strings"
@@ -102,11 +103,13 @@ func (c *grantCache) get(ctx context.Context, directory store.Directory, key ten
 	if g, ok := c.unknown.Get(digest); ok && fresh(g) {
 		return nil, store.ErrNotFound
 	}
-	// The look-up is everybody's who waits, so nobody's going away ends it.
-	result := c.lookUps.DoChan(string(digest[:]), func() (any, error) {
+	// The look-up is everybody's who waits, so nobody's going away ends it. One that
+	// began before the directory changed is not joined.
+	lookUp := string(binary.BigEndian.AppendUint64(digest[:], generation))
+	result := c.lookUps.DoChan(lookUp, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookUpTimeout)
 		defer cancel()
-		return c.lookUp(ctx, directory, digest)
+		return c.lookUp(ctx, directory, digest, generation)
 	})
 	select {
 	case r := <-result:
@@ -117,8 +120,9 @@ func (c *grantCache) get(ctx context.Context, directory store.Directory, key ten
 	}
 }
 
-func (c *grantCache) lookUp(ctx context.Context, directory store.Directory, digest tenant.KeyDigest) (*openedGrant, error) {
-	g := &openedGrant{generation: directory.Generation()}
+// lookUp asks the directory, whose generation was read before.
+func (c *grantCache) lookUp(ctx context.Context, directory store.Directory, digest tenant.KeyDigest, generation uint64) (*openedGrant, error) {
+	g := &openedGrant{generation: generation}
 	var err error
 	g.Grant, err = directory.Grant(ctx, digest)
 	switch {

@@ -125,6 +125,34 @@ func TestRevocationDuringALookUpIsNotForgotten(t *testing.T) {
 	}
 }
 
+func TestLookUpOfBeforeARevocationIsNotJoined(t *testing.T) {
+	d, cache, key, id := newWatched(t, time.Hour)
+	read, goOn := make(chan struct{}), make(chan struct{})
+	var held atomic.Bool
+	d.after = func() {
+		if held.CompareAndSwap(false, true) {
+			close(read)
+			<-goOn
+		}
+	}
+	early := make(chan error, 1)
+	go func() {
+		_, err := cache.get(t.Context(), d, key)
+		early <- err
+	}()
+	<-read
+	if err := d.RevokeKey(t.Context(), id, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cache.get(t.Context(), d, key); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("after the revocation: %v", err)
+	}
+	close(goOn)
+	if err := <-early; err != nil {
+		t.Errorf("before the revocation: %v", err)
+	}
+}
+
 func TestOneWaiterGoingAwayLeavesTheOthers(t *testing.T) {
 	d, cache, key, _ := newWatched(t, time.Hour)
 	started, goOn := make(chan struct{}), make(chan struct{})

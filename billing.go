@@ -31,7 +31,11 @@ func (h *Handler) admit(w http.ResponseWriter, r *http.Request, s *send, refusal
 		admission.HoldID = store.NewHoldID()
 	}
 	// A client that goes away takes its request back, until it is admitted.
-	ctx, cancel := context.WithTimeout(r.Context(), admitTimeout)
+	ctx := r.Context()
+	if refusal != nil {
+		ctx = context.WithoutCancel(ctx)
+	}
+	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
 	defer cancel()
 	decision, err := h.app.store.Admit(ctx, admission)
 	if decision != (store.Decision{}) {

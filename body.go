@@ -7,15 +7,19 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 	"unicode/utf8"
 
-	"github.com/dustin/go-humanize"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 )
 
 const (
+	// bodyTimeout is how long a client may take to upload a body.
+	bodyTimeout = 30 * time.Second
+	// maxFirstRead is how much memory a body gets before any of it has arrived.
+	maxFirstRead = 8 << 10
 	// maxNesting is how deep objects and arrays may stand in one another.
 	maxNesting = 32
 	// maxOpaque is how long Meta lets biz_opaque_callback_data be, in characters.
@@ -78,25 +82,34 @@ type span struct{ start, end int }
 
 func (m *message) has(f field) bool { return m.present&(1<<f) != 0 }
 
-// readBody reads a request's body up to limit bytes.
-func readBody(r *http.Request, limit int64) ([]byte, *failure) {
-	tooLarge := func() *failure {
-		return bodyTooLarge.because("The request body is over the limit of " + humanize.IBytes(uint64(limit)) + ".")
-	}
+// readBody reads a request's body of up to limit bytes, for as long as
+// [bodyTimeout]. It does not trust a length that the client has only announced.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, *failure) {
 	if r.ContentLength > limit {
-		return nil, tooLarge()
+		return nil, tooLarge(limit)
 	}
+	// A server that knows no deadlines is left to its own timeouts.
+	controller := http.NewResponseController(w)
+	_ = controller.SetReadDeadline(time.Now().Add(bodyTimeout))
+	defer func() { _ = controller.SetReadDeadline(time.Time{}) }()
+
 	var body bytes.Buffer
-	if r.ContentLength > 0 {
-		body.Grow(int(r.ContentLength) + bytes.MinRead)
+	body.Grow(int(min(max(r.ContentLength, 0), maxFirstRead)) + bytes.MinRead)
+	_, err := body.ReadFrom(io.LimitReader(r.Body, limit+1))
+	if over := (*http.MaxBytesError)(nil); errors.As(err, &over) { // of Caddy's request_body
+		return nil, tooLarge(over.Limit)
 	}
-	if _, err := body.ReadFrom(io.LimitReader(r.Body, limit+1)); err != nil {
+	if err != nil {
 		return nil, bodyRefused.because("The request body could not be read to its end.")
 	}
 	if int64(body.Len()) > limit {
-		return nil, tooLarge()
+		return nil, tooLarge(limit)
 	}
 	return body.Bytes(), nil
+}
+
+func tooLarge(limit int64) *failure {
+	return bodyTooLarge.because(fmt.Sprintf("The request body is over the limit of %d bytes.", limit))
 }
 
 // sentence is an error that is a description for the client. It repeats nothing

@@ -2,7 +2,9 @@ package gateway
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -28,6 +30,7 @@ func init() {
 // parseApp reads the global option.
 func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 	if existing != nil {
+		d.Next()
 		return nil, d.Errf("the %s option stands twice", moduleName)
 	}
 	app := new(App)
@@ -246,14 +249,17 @@ var handlerOptions = map[string]func(*Handler, string) error{
 }
 
 // arguments returns what stands behind a word, which has to be from least to
-// most arguments and no block.
+// most arguments and no block. The error repeats none of them: they may be secret.
 func arguments(d *caddyfile.Dispenser, least, most int) ([]string, error) {
+	word := d.Val()
 	args := d.RemainingArgs()
 	if len(args) < least || len(args) > most {
-		return nil, d.ArgErr()
+		return nil, d.Errf("%s has %d arguments and takes %s", word, len(args), strings.Join(slices.Compact([]string{
+			strconv.Itoa(least), strconv.Itoa(most),
+		}), " or "))
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		return nil, d.Errf("unexpected block: %s", d.Val())
+		return nil, d.Errf("%s takes no block", word)
 	}
 	return args, nil
 }

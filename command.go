@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -144,6 +145,10 @@ func (e usageError) Unwrap() error { return e.error }
 // exitUsage is the exit status after a usageError.
 const exitUsage = 2
 
+// secretArgument is a token or a key that was given where it does not belong,
+// perhaps with something stuck to it. Unlike Meta's texts, this one may lose more.
+var secretArgument = regexp.MustCompile(`EAA[0-9A-Za-z]{8,}|[ps]k_[0-9A-Za-z]{8,}`)
+
 // report tells what went wrong, in one line on standard error, and returns the
 // error that makes Caddy exit with the right status.
 func report(cmd *cobra.Command, err error) error {
@@ -151,7 +156,7 @@ func report(cmd *cobra.Command, err error) error {
 		return nil
 	}
 	line := strings.ReplaceAll(err.Error(), "\n", "; ")
-	line = looksSecret.ReplaceAllString(line, masked) // given where it does not belong
+	line = secretArgument.ReplaceAllString(line, masked)
 	if !errors.As(err, new(usageError)) {
 		cmd.PrintErrln(line)
 		return err

@@ -31,13 +31,14 @@ var (
 	bodyRefused        = &problem{"REQ_001", http.StatusBadRequest, "BAD_REQUEST", ""}
 	bodyTooLarge       = &problem{"REQ_002", http.StatusRequestEntityTooLarge, "PAYLOAD_TOO_LARGE", ""}
 	methodRefused      = &problem{"REQ_003", http.StatusMethodNotAllowed, "METHOD_NOT_ALLOWED", "This path takes POST only."}
+	earlyData          = &problem{"REQ_004", http.StatusTooEarly, "TOO_EARLY", "A message cannot be sent in TLS early data. Please send it again."}
 	credentialsMissing = &problem{"WABA_001", http.StatusUnauthorized, "UNAUTHORIZED", "WABA credentials are missing or invalid. Please check your configuration."}
 	tokenUnreadable    = &problem{"SEC_001", http.StatusInternalServerError, "INTERNAL_ERROR", "Access token decryption failed. Please contact support."}
 	upstreamFailed     = &problem{"GW_001", http.StatusBadGateway, "UPSTREAM_ERROR", ""}
 
 	catalogue = []*problem{
 		keyUnknown, keyMissing, keyMalformed, authFailed, grantCorrupt, rateExceeded, balanceTooLow, accountMissing, walletFailed,
-		bodyRefused, bodyTooLarge, methodRefused, credentialsMissing, tokenUnreadable, upstreamFailed,
+		bodyRefused, bodyTooLarge, methodRefused, earlyData, credentialsMissing, tokenUnreadable, upstreamFailed,
 	}
 )
 

@@ -6,6 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
 // defaultUpstream is where Meta's Graph API is dialled.
@@ -20,46 +24,73 @@ type object = map[string]any
 // else is configured. Nothing of the client reaches Meta, and nothing is sent
 // twice.
 func guestConfig(raw json.RawMessage) (json.RawMessage, error) {
-	guest := object{}
-	if raw != nil {
-		decoder := json.NewDecoder(bytes.NewReader(raw))
-		decoder.UseNumber()
-		if err := decoder.Decode(&guest); err != nil {
-			return nil, err
-		}
+	guest, err := canonicalGuest(raw)
+	if err != nil {
+		return nil, err
 	}
-	if handler, ok := guest["handler"]; ok && handler != "reverse_proxy" {
-		return nil, fmt.Errorf("the handler must be reverse_proxy, not %v", handler)
-	}
-	guest["handler"] = "reverse_proxy"
-
 	balancing, _ := guest["load_balancing"].(object)
 	if balancing["retry_match"] != nil {
 		return nil, errors.New("retry_match (lb_retry_match) would send a message twice; only failed dials may be retried")
 	}
-
-	transport, err := member(guest, "transport")
+	inner, err := member(guest, "transport")
 	if err != nil {
 		return nil, err
 	}
-	if transport["protocol"] == nil {
-		transport["protocol"] = "http"
+	if inner["protocol"] == nil {
+		inner["protocol"] = "http"
 	}
-	http := transport["protocol"] == "http"
+	http := inner["protocol"] == "http"
 	if guest["upstreams"] == nil && guest["dynamic_upstreams"] == nil {
 		guest["upstreams"] = []any{object{"dial": defaultUpstream}}
-		if http && transport["tls"] == nil {
-			transport["tls"] = object{}
+		if http && inner["tls"] == nil {
+			inner["tls"] = object{}
 		}
 	}
-	if http && transport["compression"] == nil {
+	if http && inner["compression"] == nil {
 		// With compression the transport would ask for it in a header of its own.
-		transport["compression"] = false
+		inner["compression"] = false
 	}
+	guest["transport"] = object{"protocol": transportName, "transport": inner}
 	if err := setHeaders(guest); err != nil {
 		return nil, err
 	}
 	return json.Marshal(guest)
+}
+
+// canonicalGuest returns a reverse_proxy's configuration with its members in
+// their own letter case, of which Go's decoder takes any: what is looked for
+// would else be missed.
+func canonicalGuest(raw json.RawMessage) (object, error) {
+	given := object{}
+	if raw != nil {
+		if err := unmarshalNumbers(raw, &given); err != nil {
+			return nil, err
+		}
+	}
+	if handler, ok := given["handler"]; ok && handler != "reverse_proxy" {
+		return nil, fmt.Errorf("the handler must be reverse_proxy, not %v", handler)
+	}
+	delete(given, "handler")
+	stripped, err := json.Marshal(given)
+	if err != nil {
+		return nil, err
+	}
+	var typed reverseproxy.Handler
+	if err := caddy.StrictUnmarshalJSON(stripped, &typed); err != nil {
+		return nil, err
+	}
+	canonical := object{}
+	if err := unmarshalNumbers(caddyconfig.JSONModuleObject(&typed, "handler", "reverse_proxy", nil), &canonical); err != nil {
+		return nil, err
+	}
+	return canonical, nil
+}
+
+// unmarshalNumbers decodes JSON and keeps numbers as they are written.
+func unmarshalNumbers(raw json.RawMessage, into *object) error {
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.UseNumber()
+	return decoder.Decode(into)
 }
 
 // setHeaders takes out the one header that reverse_proxy adds and that cannot be
@@ -103,10 +134,13 @@ func member(o object, name string) (object, error) {
 func reportsConnections(guest json.RawMessage) bool {
 	var config struct {
 		Transport struct {
-			Protocol string   `json:"protocol"`
-			Versions []string `json:"versions"`
+			Inner struct {
+				Protocol string   `json:"protocol"`
+				Versions []string `json:"versions"`
+			} `json:"transport"`
 		} `json:"transport"`
 	}
 	err := json.Unmarshal(guest, &config)
-	return err == nil && config.Transport.Protocol == "http" && !slices.Contains(config.Transport.Versions, "3")
+	inner := config.Transport.Inner
+	return err == nil && inner.Protocol == "http" && !slices.Contains(inner.Versions, "3")
 }

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
@@ -32,6 +33,9 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, s *send) *fail
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), time.Duration(h.UpstreamTimeout))
 	defer cancel()
 	connected := new(atomic.Bool)
+	// The guest's placeholders know nothing of the client's request.
+	ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, caddy.NewReplacer())
+	ctx = withSend(ctx, s)
 	ctx = httptrace.WithClientTrace(ctx, connectionTrace(connected))
 
 	recorder := &recorder{header: make(http.Header)}
@@ -43,14 +47,16 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, s *send) *fail
 		err = ctx.Err() // however it showed, time is up
 	}
 	if err != nil || recorder.status == 0 {
-		return h.undelivered(s, err, recorder.status != 0 || connected.Load())
+		return h.undelivered(s, err, recorder.status, connected.Load())
 	}
-	copyAnswerHeaders(w.Header(), recorder.header, s)
+	for _, name := range answerHeaders {
+		w.Header()[name] = recorder.header[name]
+	}
 	return s.judge(recorder)
 }
 
 // metaRequest is the request to Meta: made anew, so that nothing of the
-// client's comes along but what is put here.
+// client's comes along but what is put here. [Transport] adds the access token.
 func (h *Handler) metaRequest(ctx context.Context, r *http.Request, s *send) *http.Request {
 	body := s.message.body
 	if s.hold != "" {
@@ -66,10 +72,9 @@ func (h *Handler) metaRequest(ctx context.Context, r *http.Request, s *send) *ht
 		URL:    &url.URL{Path: path},
 		Proto:  "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: http.Header{
-			"Accept":        {"application/json"},
-			"Authorization": {bearer + s.grant.token},
-			"Content-Type":  {"application/json"},
-			"User-Agent":    {userAgent},
+			"Accept":       {"application/json"},
+			"Content-Type": {"application/json"},
+			"User-Agent":   {userAgent},
 			// A name without a value keeps reverse_proxy from setting it.
 			"X-Forwarded-For":   nil,
 			"X-Forwarded-Host":  nil,
@@ -125,10 +130,11 @@ const (
 	metaUnclear     = "Meta's answer could not be understood. The message may have been sent."
 )
 
-// undelivered is the failure of an exchange that brought no whole answer.
-func (h *Handler) undelivered(s *send, err error, touched bool) *failure {
+// undelivered is the failure of an exchange that brought no whole answer. status
+// is that of the answer's beginning, 0 where there was none.
+func (h *Handler) undelivered(s *send, err error, status int, connected bool) *failure {
 	dialFailed := errors.As(err, new(reverseproxy.DialError))
-	if dialFailed || !touched && h.reportsConnections {
+	if dialFailed || !connected && status == 0 && h.reportsConnections {
 		s.fate = refused
 		f := upstreamFailed.because(metaUnreachable)
 		if !dialFailed && isTLSError(err) {
@@ -145,10 +151,7 @@ func (h *Handler) undelivered(s *send, err error, touched bool) *failure {
 	case isTimeout(err):
 		description = metaTimeout
 	}
-	f := upstreamFailed.because(description)
-	f.params = &upstreamParams{}
-	f.cause = errors.New(description)
-	return f
+	return unclear(description, status)
 }
 
 func isTimeout(err error) bool {
@@ -159,13 +162,4 @@ func isTimeout(err error) bool {
 func isTLSError(err error) bool {
 	return errors.As(err, new(*tls.CertificateVerificationError)) ||
 		errors.As(err, new(tls.RecordHeaderError)) || errors.As(err, new(tls.AlertError))
-}
-
-// copyAnswerHeaders gives the client those of Meta's headers that are meant for it.
-func copyAnswerHeaders(to, from http.Header, s *send) {
-	for _, name := range answerHeaders {
-		for _, value := range from[name] {
-			to.Add(name, s.mask(value))
-		}
-	}
 }

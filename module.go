@@ -5,10 +5,12 @@
 package gateway
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"regexp"
 	"strconv"
 	"sync/atomic"
@@ -55,9 +57,11 @@ type Handler struct {
 }
 
 const (
-	defaultGraphVersion    = "v23.0"
-	defaultMaxBodySize     = 128 << 10
-	maxBodySize            = 16 << 20
+	defaultGraphVersion = "v23.0"
+	defaultMaxBodySize  = 128 << 10
+	maxBodySize         = 16 << 20
+	// inDoubtMargin is what a send may take beside the exchange with Meta.
+	inDoubtMargin          = admitTimeout + settleTimeout
 	defaultUpstreamTimeout = 30 * time.Second
 )
 
@@ -112,9 +116,9 @@ func (h *Handler) Validate() error {
 		return fmt.Errorf("max_body_size must be between 1 and %d bytes", maxBodySize)
 	case h.UpstreamTimeout < 0:
 		return fmt.Errorf("upstream_timeout cannot be negative")
-	case h.UpstreamTimeout >= h.app.InDoubt.After:
+	case time.Duration(h.UpstreamTimeout)+inDoubtMargin > time.Duration(h.app.InDoubt.After):
 		// A send under way would be taken for one in doubt.
-		return fmt.Errorf("upstream_timeout must be shorter than the in_doubt duration")
+		return fmt.Errorf("in_doubt must be at least %s longer than upstream_timeout", inDoubtMargin)
 	}
 	return nil
 }
@@ -143,10 +147,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if r.URL.Path != messagePath {
 		return next.ServeHTTP(w, r)
 	}
-	if r.TLS != nil && !r.TLS.HandshakeComplete {
-		// Early data can be replayed, and the message sent again (RFC 8470).
-		return caddyhttp.Error(http.StatusTooEarly, errors.New("early data"))
-	}
 	replacer := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	s := &send{start: time.Now()}
 	s.requestID, _ = replacer.GetString("http.request.uuid")
@@ -165,6 +165,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, s *send) *failur
 	if r.Method != http.MethodPost {
 		return methodRefused.as(nil)
 	}
+	if r.TLS != nil && !r.TLS.HandshakeComplete {
+		return earlyData.as(nil) // it can be replayed, and the message sent again (RFC 8470)
+	}
 	if err := h.app.acquire(); err != nil {
 		return authFailed.as(err)
 	}
@@ -179,7 +182,7 @@ func (h *Handler) process(w http.ResponseWriter, r *http.Request, s *send) *fail
 	if refusal := h.authenticate(r, s); refusal != nil {
 		return refusal
 	}
-	refusal := h.examine(r, s)
+	refusal := h.examine(w, r, s)
 	if refused := h.admit(w, r, s, refusal); refused != nil {
 		return refused
 	}
@@ -194,13 +197,10 @@ func (h *Handler) process(w http.ResponseWriter, r *http.Request, s *send) *fail
 	return h.forward(w, r, s)
 }
 
-// examine makes the checks that need neither the store nor Meta: the body, then
-// the credentials.
-func (h *Handler) examine(r *http.Request, s *send) *failure {
-	query := r.URL.Query()
-	s.lite = query.Get("mmlite") == "true"
-	s.fake = query.Get("is_fake") == "true" || s.key.Sandbox()
-	body, refusal := readBody(r, h.MaxBodySize)
+// examine makes the checks that need neither the store nor Meta: the request,
+// then the credentials.
+func (h *Handler) examine(w http.ResponseWriter, r *http.Request, s *send) *failure {
+	body, refusal := readBody(w, r, h.MaxBodySize)
 	if refusal != nil {
 		return refusal
 	}
@@ -208,10 +208,34 @@ func (h *Handler) examine(r *http.Request, s *send) *failure {
 	if s.message, err = parseMessage(body); err != nil {
 		return bodyRefused.because(err.Error())
 	}
-	if s.fake {
+	if err := s.parseQuery(r.URL.RawQuery); err != nil {
+		return bodyRefused.because(err.Error())
+	}
+	if s.fake = s.fake || s.key.Sandbox(); s.fake {
 		return nil
 	}
 	return s.grant.refusal
+}
+
+// parseQuery reads the switches of the query. Who writes is_fake=1 does not mean
+// to send, and must not find out by the bill that it was not understood.
+func (s *send) parseQuery(raw string) error {
+	if raw == "" {
+		return nil
+	}
+	query, err := url.ParseQuery(raw)
+	if err != nil {
+		return sentence("The query string is malformed.")
+	}
+	for name, on := range map[string]*bool{"mmlite": &s.lite, "is_fake": &s.fake} {
+		for _, value := range query[name] {
+			if value != "true" && value != "false" || len(query[name]) > 1 {
+				return sentence(fmt.Sprintf("The query parameter %q must be true or false, once.", name))
+			}
+			*on = value == "true"
+		}
+	}
+	return nil
 }
 
 // lastFake is the number in the id of the last sandbox send.
@@ -246,6 +270,8 @@ func (h *Handler) log(r *http.Request, s *send, f *failure) {
 	extra.Set(zap.String("code", f.code))
 	level, message := zapcore.InfoLevel, "send refused"
 	switch {
+	case errors.Is(f.cause, context.Canceled):
+		message = "client went away"
 	case f.problem == upstreamFailed:
 		level, message = zapcore.WarnLevel, "send failed at meta"
 	case f.status >= http.StatusInternalServerError:

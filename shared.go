@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -20,7 +21,8 @@ var stores = caddy.NewUsagePool()
 // the settlements that it could not take yet.
 type sharedStore struct {
 	store.Store
-	logger  *zap.Logger
+	// logger is that of the newest configuration: those before are closed.
+	logger  atomic.Pointer[zap.Logger]
 	closing context.Context
 	close   context.CancelFunc
 	retries sync.WaitGroup
@@ -34,14 +36,14 @@ const (
 )
 
 // openShared opens a store to serve from.
-func openShared(b backend, logger *zap.Logger) (*sharedStore, error) {
+func openShared(b backend) (*sharedStore, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
 	opened, err := b.Open(ctx, true)
 	if err != nil {
 		return nil, err
 	}
-	s := &sharedStore{Store: opened, logger: logger}
+	s := &sharedStore{Store: opened}
 	s.closing, s.close = context.WithCancel(context.Background())
 	return s, nil
 }
@@ -68,7 +70,7 @@ func (s *sharedStore) settle(st settlement) {
 	if err == nil {
 		return
 	}
-	s.logger.Error("settling a send failed and is tried again", zap.String("hold_id", string(st.hold)), zap.Error(err))
+	s.logger.Load().Error("settling a send failed and is tried again", zap.String("hold_id", string(st.hold)), zap.Error(err))
 	s.retries.Go(func() {
 		for delay := 100 * time.Millisecond; ; delay = min(2*delay, maxRetryDelay) {
 			last := false
@@ -81,7 +83,7 @@ func (s *sharedStore) settle(st settlement) {
 				return
 			}
 			if last {
-				s.logger.Error("a send stays in doubt", zap.String("hold_id", string(st.hold)), zap.Error(err))
+				s.logger.Load().Error("a send stays in doubt", zap.String("hold_id", string(st.hold)), zap.Error(err))
 				return
 			}
 		}
@@ -100,7 +102,7 @@ func (s *sharedStore) trySettle(st settlement) error {
 		err = s.Release(ctx, st.hold)
 	}
 	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrConflict) {
-		s.logger.Error("a hold could not be settled", zap.String("hold_id", string(st.hold)), zap.Error(err))
+		s.logger.Load().Error("a hold could not be settled", zap.String("hold_id", string(st.hold)), zap.Error(err))
 		return nil
 	}
 	return err
@@ -111,6 +113,7 @@ const inDoubtInterval = time.Minute
 
 // watchInDoubt applies the in-doubt policy, now and every minute.
 func (a *App) watchInDoubt() {
+	stop := a.stop
 	outcome := store.Captured
 	if a.InDoubt.Outcome == inDoubtRelease {
 		outcome = store.Released
@@ -119,7 +122,7 @@ func (a *App) watchInDoubt() {
 	defer cancel()
 	go func() {
 		select {
-		case <-a.stop:
+		case <-stop:
 			cancel()
 		case <-ctx.Done():
 		}
@@ -136,7 +139,7 @@ func (a *App) watchInDoubt() {
 		}
 		select {
 		case <-ticker.C:
-		case <-a.stop:
+		case <-stop:
 			return
 		}
 	}

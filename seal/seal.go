@@ -53,7 +53,8 @@ type Ring struct {
 // standard base64 of [KeySize] bytes. No error repeats the secret.
 func (r *Ring) Add(id, secret string) error {
 	if !keyID.MatchString(id) {
-		return fmt.Errorf("encryption key id %q must be 1 to 64 letters, digits, hyphens or underscores", id)
+		// It may be the secret that stands in the wrong place.
+		return errors.New("an encryption key's id must be 1 to 64 letters, digits, hyphens or underscores")
 	}
 	if slices.Contains(r.ids, id) {
 		return fmt.Errorf("encryption key id %q is used twice", id)

@@ -53,8 +53,15 @@ func (w *writer) admit(a store.Admission) (store.Decision, error) {
 		case a.Mode == store.Check:
 		case d.Verdict == store.Admitted:
 			return w.admitted(ws, wl, a, d)
-		case a.Mode == store.Hold && w.entryExists(a.HoldID.EntryID(store.KindHold)):
-			d.Verdict = store.Admitted
+		case a.Mode == store.Hold:
+			made, err := w.entryExists(a.HoldID.EntryID(store.KindHold))
+			if err != nil {
+				return d, err
+			}
+			if made {
+				d.Verdict = store.Admitted
+				w.current.wrote = w.open // perhaps by this very group
+			}
 		}
 		return d, nil
 	}
@@ -139,7 +146,7 @@ func (w *writer) admitted(ws *windows, wl *wallet, a store.Admission, d store.De
 // restart admits nobody twice.
 func (w *writer) rebuildWindows(ctx context.Context) error {
 	w.windows = make(map[tenant.AppID]*windows)
-	from := w.epoch.Add(-time.Minute).UnixMicro()
+	from, until := w.epoch.Add(-time.Minute).UnixMicro(), w.epoch.Add(time.Minute).UnixMicro()
 	arrivals := make(map[tenant.AppID][]time.Duration)
 	// The ledger is read backwards, because its end is where the last minute is
 	// and nothing but its end should be read.
@@ -161,8 +168,9 @@ func (w *writer) rebuildWindows(ctx context.Context) error {
 			if at < from {
 				break
 			}
-			if counts {
-				// Never in the future, should the clock have been set back.
+			if counts && at < until {
+				// What is in the future was written before the clock was set back: a
+				// little counts as now, and much tells nothing.
 				arrivals[app] = append(arrivals[app], min(0, time.UnixMicro(at).Sub(w.epoch)))
 			}
 		}

@@ -60,7 +60,7 @@ func (s *Store) BindPepper(ctx context.Context, fingerprint string) error {
 			return err
 		}
 		var bound string
-		if err := w.conn.QueryRowContext(ctx, "SELECT value FROM settings WHERE name = ?", name).Scan(&bound); err != nil {
+		if err := w.conn.QueryRowContext(context.Background(), "SELECT value FROM settings WHERE name = ?", name).Scan(&bound); err != nil {
 			return err
 		}
 		if bound != fingerprint {
@@ -197,8 +197,9 @@ func (w *writer) exec(query string, values ...any) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	w.stale = true
-	return result.RowsAffected()
+	n, err := result.RowsAffected()
+	w.stale = w.stale || n > 0
+	return n, err
 }
 
 // exists returns [store.ErrNotFound] where the query has no row.

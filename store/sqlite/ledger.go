@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"time"
 
@@ -24,15 +25,14 @@ func (w *writer) enter(e store.Entry, wl *wallet) (fresh bool, err error) {
 	return true, nil
 }
 
-// entryExists tells whether the ledger has an entry of this id. Where it cannot
-// be read the answer is no, which leaves the caller's refusal standing.
-func (w *writer) entryExists(id string) bool {
+// entryExists tells whether the ledger has an entry of this id.
+func (w *writer) entryExists(id string) (bool, error) {
 	rows, err := w.statements.selectEntry.Query(id)
 	if err != nil {
-		return false
+		return false, err
 	}
-	defer rows.Close()
-	return rows.Next()
+	exists := rows.Next()
+	return exists, errors.Join(rows.Err(), rows.Close())
 }
 
 // Ledger implements [store.Store].

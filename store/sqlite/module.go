@@ -64,8 +64,17 @@ func (b *Backend) Resolve() error {
 	if path == "" {
 		path = filepath.Join(caddy.AppDataDir(), "whatsapp_gateway", "gateway.db")
 	}
-	b.Path, err = filepath.Abs(path)
-	return err
+	if path, err = filepath.Abs(path); err != nil {
+		return err
+	}
+	// Two names of one file must not be taken for two databases.
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	} else if folder, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
+		path = filepath.Join(folder, filepath.Base(path))
+	}
+	b.Path = path
+	return nil
 }
 
 // Key tells one database from another: a reload with the same key goes on with

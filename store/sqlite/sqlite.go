@@ -33,6 +33,10 @@ var migrations embed.FS
 // applicationID marks the file as ours (PRAGMA application_id), "wagw" in ASCII.
 const applicationID = 0x77616777
 
+// maxReaders bounds the connections for reading: a flood of unknown keys must
+// not use up the process's files.
+const maxReaders = 8
+
 // Options say how a database is opened. The zero value is the command line's:
 // it shares the file and admits nothing.
 type Options struct {
@@ -66,8 +70,7 @@ func Open(ctx context.Context, path string, o Options) (_ *Store, err error) {
 	s := new(Store)
 	defer func() {
 		if err != nil {
-			s.closeDatabases()
-			err = fmt.Errorf("opening %s: %w", path, err)
+			err = errors.Join(fmt.Errorf("opening %s: %w", path, err), s.closeDatabases())
 		}
 	}()
 	if o.Exclusive {
@@ -83,30 +86,10 @@ func Open(ctx context.Context, path string, o Options) (_ *Store, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.reading.SetMaxIdleConns(8)
-	conn, err := s.writing.Conn(ctx)
+	s.reading.SetMaxOpenConns(maxReaders)
+	s.reading.SetMaxIdleConns(maxReaders)
+	w, err := newWriter(ctx, s.writing, o)
 	if err != nil {
-		return nil, err
-	}
-	if err := migrate(ctx, conn); err != nil {
-		return nil, err
-	}
-	epoch := o.Clock()
-	epoch = epoch.Add(-time.Duration(epoch.Nanosecond()) % time.Microsecond) // to the whole microsecond
-	w := &writer{
-		conn: conn, clock: o.Clock, epoch: epoch,
-		operations: make(chan *operation), closing: make(chan struct{}), closed: make(chan struct{}),
-		wallets: make(map[tenant.AccountID]*wallet),
-	}
-	if err := w.statements.prepare(ctx, conn); err != nil {
-		return nil, err
-	}
-	if o.Exclusive {
-		if err := w.rebuildWindows(ctx); err != nil {
-			return nil, err
-		}
-	}
-	if _, err := w.refresh(); err != nil {
 		return nil, err
 	}
 	s.writer = w
@@ -114,12 +97,44 @@ func Open(ctx context.Context, path string, o Options) (_ *Store, err error) {
 	return s, nil
 }
 
+// newWriter brings the schema up to date and gets everything ready to write.
+func newWriter(ctx context.Context, db *sql.DB, o Options) (_ *writer, err error) {
+	epoch := o.Clock()
+	epoch = epoch.Add(-time.Duration(epoch.Nanosecond()) % time.Microsecond) // to the whole microsecond
+	w := &writer{
+		clock: o.Clock, epoch: epoch,
+		operations: make(chan *operation), closing: make(chan struct{}), closed: make(chan struct{}),
+		wallets: make(map[tenant.AccountID]*wallet),
+	}
+	if w.conn, err = db.Conn(ctx); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.close())
+		}
+	}()
+	if err := migrate(ctx, w.conn); err != nil {
+		return nil, err
+	}
+	if err := w.statements.prepare(ctx, w.conn); err != nil {
+		return nil, err
+	}
+	if o.Exclusive {
+		if err := w.rebuildWindows(ctx); err != nil {
+			return nil, err
+		}
+	}
+	_, err = w.refresh()
+	return w, err
+}
+
 // Close implements [store.Store].
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
 		close(s.writer.closing)
 		<-s.writer.closed
-		s.closeErr = errors.Join(s.writer.statements.close(), s.writer.conn.Close(), s.closeDatabases())
+		s.closeErr = errors.Join(s.writer.close(), s.closeDatabases())
 	})
 	return s.closeErr
 }
@@ -149,7 +164,15 @@ func createPrivately(path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	// A file that is there is not opened: closing it would end the locks that
+	// SQLite holds on it in this process (fcntl(2)).
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		if info, err := os.Stat(path); err == nil && info.IsDir() {
+			return fmt.Errorf("%s: is a directory", path)
+		}
+		return nil
+	}
 	if err != nil {
 		return err
 	}

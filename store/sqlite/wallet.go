@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/connexease/caddy-whatsapp-gateway/pricing"
@@ -45,7 +46,9 @@ func (s *statements) close() error {
 	for _, statement := range []*sql.Stmt{
 		s.dataVersion, s.selectWallet, s.updateWallet, s.insertEntry, s.insertHold, s.deleteHold, s.selectEntry, s.insertFreeAdmission,
 	} {
-		errs = append(errs, statement.Close())
+		if statement != nil {
+			errs = append(errs, statement.Close())
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -80,7 +83,7 @@ func settle(id store.HoldID, outcome store.Outcome, messageID string) func(*writ
 		}
 		wl, err := w.wallet(account)
 		if err != nil {
-			return err
+			return fmt.Errorf("the account of a hold: %v", err) // not a refusal: the hold must stay
 		}
 		after := wl.Balance
 		after.Held -= e.Amount
@@ -92,8 +95,8 @@ func settle(id store.HoldID, outcome store.Outcome, messageID string) func(*writ
 			after.Available += e.Amount
 		}
 		e.ID, e.Balance = id.EntryID(e.Kind), after.Available
-		if _, err := w.enter(e, wl); err != nil {
-			return err
+		if fresh, err := w.enter(e, wl); err != nil || !fresh {
+			return errors.Join(err, errors.New("an open hold has an outcome in the ledger"))
 		}
 		wl.Balance = after
 		return nil
@@ -102,9 +105,14 @@ func settle(id store.HoldID, outcome store.Outcome, messageID string) func(*writ
 
 // settledBefore is the answer for a hold that is not open.
 func (w *writer) settledBefore(id store.HoldID, outcome store.Outcome) error {
-	captured := w.entryExists(id.EntryID(store.KindCapture))
-	released := w.entryExists(id.EntryID(store.KindRelease))
+	captured, err := w.entryExists(id.EntryID(store.KindCapture))
+	if err != nil {
+		return err
+	}
+	released, err := w.entryExists(id.EntryID(store.KindRelease))
 	switch {
+	case err != nil:
+		return err
 	case !captured && !released:
 		return store.ErrNotFound
 	case captured == (outcome == store.Captured):

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -46,7 +47,8 @@ type writer struct {
 
 	// The transaction under way.
 	open    bool
-	stale   bool // the directory has changed
+	broken  error // why the rest of the group cannot be written
+	stale   bool  // the directory has changed
 	dirty   []*wallet
 	counted []*windows // what to undo if it fails
 	pending []*operation
@@ -134,7 +136,8 @@ func (w *writer) run() {
 		case <-sweep.C:
 			w.sweep()
 		case <-w.closing:
-			w.releaseUnclaimed()
+			for w.releaseUnclaimed() {
+			}
 			return
 		}
 	}
@@ -153,6 +156,7 @@ func (w *writer) group(op *operation) {
 	if err := w.commit(); err != nil {
 		w.rollback(err)
 	}
+	w.broken = nil
 	w.finish()
 }
 
@@ -173,10 +177,21 @@ func (w *writer) step(op *operation) {
 		return // its caller has gone, and nothing has happened yet
 	}
 	w.current = op
-	op.err = op.apply(w)
+	op.err = w.apply(op)
 	if op.err != nil && !refusal(op.err) {
 		w.rollback(op.err)
 	}
+}
+
+// apply runs an operation. One that panics fails as if the disk had: the writer
+// is everybody's.
+func (w *writer) apply(op *operation) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return op.apply(w)
 }
 
 // finish answers every operation of the group.
@@ -199,6 +214,9 @@ func (w *writer) begin() (changed bool, err error) {
 	w.current.wrote = true
 	if w.open {
 		return false, nil
+	}
+	if w.broken != nil {
+		return false, w.broken // what has just failed is not waited for again
 	}
 	if _, err := w.conn.ExecContext(context.Background(), "BEGIN IMMEDIATE"); err != nil {
 		return false, err
@@ -258,6 +276,7 @@ func (w *writer) rollback(err error) {
 		}
 	}
 	w.endTransaction()
+	w.broken = err
 }
 
 func (w *writer) endTransaction() {
@@ -323,15 +342,30 @@ func (w *writer) sweep() {
 }
 
 // releaseUnclaimed gives back the holds whose callers went away before they
-// could be told.
-func (w *writer) releaseUnclaimed() {
-	unclaimed := w.unclaimed
-	w.unclaimed = nil // groups add to it
-	for _, id := range unclaimed {
-		op := &operation{apply: settle(id, store.Released, ""), done: make(chan struct{})}
-		w.group(op)
-		if op.err != nil && !refusal(op.err) {
-			w.unclaimed = append(w.unclaimed, id)
-		}
+// could be told, many at a time. It tells whether it got anywhere.
+func (w *writer) releaseUnclaimed() bool {
+	n := min(len(w.unclaimed), maxGroup)
+	if n == 0 {
+		return false
 	}
+	batch := w.unclaimed[:n]
+	w.unclaimed = w.unclaimed[n:] // the group may add to it
+	op := &operation{done: make(chan struct{}), apply: func(w *writer) error {
+		for _, id := range batch {
+			if err := settle(id, store.Released, "")(w); err != nil && !refusal(err) {
+				return err
+			}
+		}
+		return nil
+	}}
+	w.group(op)
+	if op.err != nil {
+		w.unclaimed = append(w.unclaimed, batch...)
+	}
+	return op.err == nil
+}
+
+// close gives back the statements and the connection.
+func (w *writer) close() error {
+	return errors.Join(w.statements.close(), w.conn.Close())
 }
