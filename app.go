@@ -66,7 +66,6 @@ type App struct {
 	// and every request under way: the store is open while there is any.
 	mu     sync.Mutex
 	users  int
-	idle   chan struct{} // closed when the last user has gone, if anyone waits for that
 	store  *sharedStore
 	grants *grantCache
 }
@@ -206,7 +205,8 @@ func (a *App) resolveSecrets() error {
 		return err
 	}
 	for i := range a.EncryptionKeys {
-		if err := resolve("encryption_key", &a.EncryptionKeys[i].Secret); err != nil {
+		key := &a.EncryptionKeys[i]
+		if err := resolve("encryption_key "+seal.PrintableID(key.ID), &key.Secret); err != nil {
 			return err
 		}
 	}
@@ -280,23 +280,19 @@ func (a *App) Stop() error {
 }
 
 // Cleanup lets a process that exits wait for its last sends to be settled, for
-// as long as one may take: a client that is slow to upload is not waited for. A
-// reload does not wait: the requests under way keep the store open themselves.
+// as long as one may take: a client that is slow to upload is not waited for.
+// Sends of configurations that a reload has ended are among them. A reload does
+// not wait: the requests under way keep the store open themselves.
 func (a *App) Cleanup() error {
 	// Caddy does not stop the apps of a configuration that fails at its last step.
 	if err := a.Stop(); err != nil {
 		return err
 	}
-	a.mu.Lock()
-	if !caddy.Exiting() || a.users == 0 {
-		a.mu.Unlock()
+	if !caddy.Exiting() {
 		return nil
 	}
-	idle := make(chan struct{})
-	a.idle = idle
-	a.mu.Unlock()
 	select {
-	case <-idle:
+	case <-appsInUse.none():
 	case <-time.After(admitTimeout + a.longestSend + settleTimeout):
 		a.logger.Warn("exiting with requests under way")
 	}
@@ -314,6 +310,7 @@ func (a *App) acquire() error {
 		if err := a.open(); err != nil {
 			return err
 		}
+		appsInUse.add(1)
 	}
 	a.users++
 	return nil
@@ -329,10 +326,7 @@ func (a *App) release() {
 	if _, err := stores.Delete(a.backend.Key()); err != nil {
 		a.logger.Error("closing the store failed", zap.Error(err))
 	}
-	if a.idle != nil {
-		close(a.idle)
-		a.idle = nil
-	}
+	appsInUse.add(-1)
 }
 
 // open takes the store from the pool, where a configuration that came before

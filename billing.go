@@ -29,6 +29,12 @@ func (h *Handler) admit(w http.ResponseWriter, r *http.Request, s *send, refusal
 		admission.Mode = store.Hold
 		admission.Fee = *h.app.BaseFee
 		admission.HoldID = store.NewHoldID()
+		h.app.store.begin(admission.HoldID)
+		defer func() {
+			if s.hold == "" { // not admitted
+				h.app.store.end(admission.HoldID)
+			}
+		}()
 	}
 	// A client that goes away takes its request back, until it is admitted.
 	ctx := r.Context()
@@ -60,7 +66,11 @@ func (h *Handler) admit(w http.ResponseWriter, r *http.Request, s *send, refusal
 // settle records what became of the hold. A send whose fate is unknown stays in
 // doubt: the hold remains until a status or the in-doubt policy ends it.
 func (h *Handler) settle(s *send) {
-	if s.hold == "" || s.fate == unknown {
+	if s.hold == "" {
+		return
+	}
+	if s.fate == unknown {
+		h.app.store.end(s.hold)
 		return
 	}
 	settlement := settlement{hold: s.hold, outcome: store.Released}

@@ -116,9 +116,6 @@ func (h *Handler) Validate() error {
 		return fmt.Errorf("max_body_size must be between 1 and %d bytes", maxBodySize)
 	case h.UpstreamTimeout < 0:
 		return fmt.Errorf("upstream_timeout cannot be negative")
-	case time.Duration(h.UpstreamTimeout)+inDoubtMargin > time.Duration(h.app.InDoubt.After):
-		// A send under way would be taken for one in doubt.
-		return fmt.Errorf("in_doubt must be at least %s longer than upstream_timeout", inDoubtMargin)
 	}
 	return nil
 }

@@ -17,6 +17,42 @@ import (
 // store goes on with it.
 var stores = caddy.NewUsagePool()
 
+// appsInUse counts the apps of this process, whatever their configuration, that
+// have users.
+var appsInUse counter
+
+// counter is a number that can be waited for to be zero.
+type counter struct {
+	mu   sync.Mutex
+	n    int
+	zero []chan struct{} // closed once it is
+}
+
+func (c *counter) add(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n += n; c.n > 0 {
+		return
+	}
+	for _, waiting := range c.zero {
+		close(waiting)
+	}
+	c.zero = nil
+}
+
+// none returns a channel that is closed once the number is zero.
+func (c *counter) none() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	waiting := make(chan struct{})
+	if c.n == 0 {
+		close(waiting)
+	} else {
+		c.zero = append(c.zero, waiting)
+	}
+	return waiting
+}
+
 // sharedStore is a store that outlives the configuration that opened it, with
 // the settlements that it could not take yet.
 type sharedStore struct {
@@ -26,6 +62,39 @@ type sharedStore struct {
 	closing context.Context
 	close   context.CancelFunc
 	retries sync.WaitGroup
+
+	// underWay are the sends that are not settled yet, and when each began: what
+	// is under way is not in doubt.
+	mu       sync.Mutex
+	underWay map[store.HoldID]time.Time
+}
+
+// begin notes a send before its hold is made.
+func (s *sharedStore) begin(id store.HoldID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.underWay[id] = time.Now()
+}
+
+// end notes that a send's hold is settled, or in doubt from now on.
+func (s *sharedStore) end(id store.HoldID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.underWay, id)
+}
+
+// settleInDoubt settles the holds that are at least as old as age, but for those
+// of sends under way, and returns how many there were.
+func (s *sharedStore) settleInDoubt(ctx context.Context, age time.Duration, outcome store.Outcome) (int, error) {
+	before := time.Now().Add(-age)
+	s.mu.Lock()
+	for _, began := range s.underWay {
+		if began.Before(before) {
+			before = began
+		}
+	}
+	s.mu.Unlock()
+	return s.InDoubt(ctx, before, outcome)
 }
 
 const (
@@ -43,7 +112,7 @@ func openShared(b backend) (*sharedStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sharedStore{Store: opened}
+	s := &sharedStore{Store: opened, underWay: make(map[store.HoldID]time.Time)}
 	s.closing, s.close = context.WithCancel(context.Background())
 	return s, nil
 }
@@ -68,10 +137,12 @@ type settlement struct {
 func (s *sharedStore) settle(st settlement) {
 	err := s.trySettle(st)
 	if err == nil {
+		s.end(st.hold)
 		return
 	}
 	s.logger.Load().Error("settling a send failed and is tried again", zap.String("hold_id", string(st.hold)), zap.Error(err))
 	s.retries.Go(func() {
+		defer s.end(st.hold)
 		for delay := 100 * time.Millisecond; ; delay = min(2*delay, maxRetryDelay) {
 			last := false
 			select {
@@ -108,12 +179,13 @@ func (s *sharedStore) trySettle(st settlement) error {
 	return err
 }
 
-// inDoubtInterval is how often holds are looked over.
-const inDoubtInterval = time.Minute
+// maxInDoubtInterval is how often holds are looked over at the least.
+const maxInDoubtInterval = time.Minute
 
-// watchInDoubt applies the in-doubt policy, now and every minute.
+// watchInDoubt applies the in-doubt policy, now and again and again.
 func (a *App) watchInDoubt() {
 	stop := a.stop
+	age := time.Duration(a.InDoubt.After)
 	outcome := store.Captured
 	if a.InDoubt.Outcome == inDoubtRelease {
 		outcome = store.Released
@@ -127,10 +199,10 @@ func (a *App) watchInDoubt() {
 		case <-ctx.Done():
 		}
 	}()
-	ticker := time.NewTicker(inDoubtInterval)
+	ticker := time.NewTicker(min(max(age/2, time.Second), maxInDoubtInterval))
 	defer ticker.Stop()
 	for {
-		n, err := a.store.InDoubt(ctx, time.Now().Add(-time.Duration(a.InDoubt.After)), outcome)
+		n, err := a.store.settleInDoubt(ctx, age, outcome)
 		if n > 0 {
 			a.logger.Warn("settled sends in doubt", zap.Int("count", n), zap.String("outcome", a.InDoubt.Outcome))
 		}

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
@@ -53,15 +54,14 @@ type Ring struct {
 // standard base64 of [KeySize] bytes. No error repeats the secret.
 func (r *Ring) Add(id, secret string) error {
 	if !keyID.MatchString(id) {
-		// It may be the secret that stands in the wrong place.
-		return errors.New("an encryption key's id must be 1 to 64 letters, digits, hyphens or underscores")
+		return fmt.Errorf("encryption key id %s must be 1 to 64 letters, digits, hyphens or underscores", PrintableID(id))
 	}
 	if slices.Contains(r.ids, id) {
-		return fmt.Errorf("encryption key id %q is used twice", id)
+		return fmt.Errorf("encryption key id %s is used twice", PrintableID(id))
 	}
 	key, err := base64.StdEncoding.DecodeString(secret)
 	if err != nil || len(key) != KeySize {
-		return fmt.Errorf("encryption key %q must be base64 of %d bytes", id, KeySize)
+		return fmt.Errorf("encryption key %s must be base64 of %d bytes", PrintableID(id), KeySize)
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {
@@ -77,6 +77,15 @@ func (r *Ring) Add(id, secret string) error {
 	r.ids = append(r.ids, id)
 	r.aeads[id] = aead
 	return nil
+}
+
+// PrintableID is a key's id for an error: one that is long may be the secret, in
+// the wrong place.
+func PrintableID(id string) string {
+	if len(id) > 16 {
+		return "(of " + strconv.Itoa(len(id)) + " characters)"
+	}
+	return strconv.Quote(id)
 }
 
 // Seal encrypts token for app under the first key. It fails only where the

@@ -129,11 +129,15 @@ func newWriter(ctx context.Context, db *sql.DB, o Options) (_ *writer, err error
 	return w, err
 }
 
-// Close implements [store.Store].
+// Close implements [store.Store]. A store that was opened to administer, and did,
+// leaves a gateway the time to notice: when a command has ended, it is in force.
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
 		close(s.writer.closing)
 		<-s.writer.closed
+		if s.lock == nil && s.writer.changedDirectory {
+			time.Sleep(2 * pollInterval)
+		}
 		s.closeErr = errors.Join(s.writer.close(), s.closeDatabases())
 	})
 	return s.closeErr

@@ -46,13 +46,15 @@ type writer struct {
 	wallets     map[tenant.AccountID]*wallet
 
 	// The transaction under way.
-	open    bool
-	broken  error // why the rest of the group cannot be written
-	stale   bool  // the directory has changed
-	dirty   []*wallet
-	counted []*windows // what to undo if it fails
-	pending []*operation
-	current *operation
+	open   bool
+	broken error // why the rest of the group cannot be written
+	stale  bool  // the directory has changed
+	// changedDirectory: it has changed since the store was opened.
+	changedDirectory bool
+	dirty            []*wallet
+	counted          []*windows // what to undo if it fails
+	pending          []*operation
+	current          *operation
 
 	unclaimed []store.HoldID // holds whose caller has gone, to be released
 }
@@ -285,6 +287,7 @@ func (w *writer) endTransaction() {
 	}
 	if w.stale {
 		w.generation.Add(1)
+		w.changedDirectory = true
 	}
 	w.open, w.stale, w.dirty, w.counted = false, false, w.dirty[:0], w.counted[:0]
 }
