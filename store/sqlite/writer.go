@@ -208,10 +208,9 @@ func (w *writer) finish() {
 	w.pending = w.pending[:0]
 }
 
-// begin opens the transaction unless there is one; an operation calls it
-// before it writes. It tells whether another
-// process has written since the last look, in which case a decision made
-// before must be made again.
+// begin opens the transaction unless there is one; an operation calls it before
+// it writes. It tells whether another process has written since the last look,
+// in which case a decision made before must be made again.
 func (w *writer) begin() (changed bool, err error) {
 	w.current.wrote = true
 	if w.open {
