@@ -60,10 +60,10 @@ func TestAKeyThatWasUnknownWorksOnceItIsMade(t *testing.T) {
 
 func TestAnExpiredKeyIsRefusedThoughItIsRemembered(t *testing.T) {
 	t.Parallel()
-	g := startGateway(t, settings{app: "key_cache 1h 1h"})
+	g := startGateway(t, settings{app: "key_cache 1h 1h\nrate_limit 100000 1000000"})
 	who := g.tenant(t, profile{})
 	_, long := g.newKey(t, who.app, "--expires", "1h")
-	_, short := g.newKey(t, who.app, "--expires", "5s")
+	_, short := g.newKey(t, who.app, "--expires", "10s")
 	g.send(t, short, g.message(accepted), "is_fake=true").wantCode(t, "")
 	g.send(t, long, g.message(accepted), "is_fake=true").wantCode(t, "")
 	g.sendUntil(t, http.StatusUnauthorized, short, g.message(accepted), "is_fake=true").want(t, http.StatusUnauthorized, auth001)
