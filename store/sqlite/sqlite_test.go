@@ -40,6 +40,17 @@ func funded(t testing.TB, path string, credit pricing.Micros) (*Store, tenant.Ac
 	return s, account.ID
 }
 
+// openTool opens the database at path as a command does.
+func openTool(t testing.TB, path string) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
 func holdOf(account tenant.AccountID) store.Admission {
 	return store.Admission{Mode: store.Hold, App: "app_1", Account: account, Limits: limits, Fee: 1_000, HoldID: store.NewHoldID()}
 }
@@ -117,11 +128,7 @@ func TestFailedGroupGivesItsWindowsBack(t *testing.T) {
 func TestCreditOfAnotherProcessIsSeenByTheNextRequest(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "gateway.db")
 	s, account := funded(t, path, 0)
-	tool, err := Open(t.Context(), path, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tool.Close()
+	tool := openTool(t, path)
 	for i := range 20 {
 		if d, err := s.Admit(t.Context(), holdOf(account)); err != nil || d.Verdict != store.NoBalance {
 			t.Fatalf("without credit: %+v, %v", d, err)
@@ -141,11 +148,7 @@ func TestCreditOfAnotherProcessIsSeenByTheNextRequest(t *testing.T) {
 func TestTwoProcessesWriteWithoutLosingMoney(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "gateway.db")
 	s, account := funded(t, path, 0)
-	tool, err := Open(t.Context(), path, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tool.Close()
+	tool := openTool(t, path)
 	const credits = 200
 	var workers sync.WaitGroup
 	workers.Go(func() {
@@ -180,11 +183,7 @@ func TestTwoProcessesWriteWithoutLosingMoney(t *testing.T) {
 func TestChangesOfAnotherProcessAreNoticed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "gateway.db")
 	s, _ := funded(t, path, 0)
-	tool, err := Open(t.Context(), path, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tool.Close()
+	tool := openTool(t, path)
 	before := s.Generation()
 	if err := tool.CreateAccount(t.Context(), tenant.Account{ID: "acct_2", Name: "Two", Currency: "USD"}); err != nil {
 		t.Fatal(err)
@@ -225,11 +224,7 @@ func TestOneGatewayServesFromADatabase(t *testing.T) {
 func TestOnlyTheServingGatewayAdmits(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "gateway.db")
 	_, account := funded(t, path, 1_000)
-	tool, err := Open(t.Context(), path, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tool.Close()
+	tool := openTool(t, path)
 	if _, err := tool.Admit(t.Context(), holdOf(account)); !errors.Is(err, errShared) {
 		t.Fatal(err)
 	}
