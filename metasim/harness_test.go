@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -97,6 +98,14 @@ func counted(t *testing.T, client *http.Client, url string) (s summary) {
 func getJSON(t *testing.T, client *http.Client, url string, v any) {
 	t.Helper()
 	resp, err := client.Get(url)
+	// A Caddy that has just reloaded may reset connections that its old listener
+	// had not accepted yet; the kernel's queue of them is finite.
+	for range 1000 {
+		if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, io.EOF) {
+			break
+		}
+		resp, err = client.Get(url)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
