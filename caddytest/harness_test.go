@@ -290,6 +290,28 @@ func (g *gateway) reload(t testing.TB, s settings) {
 		t.Fatalf("reloading: %v", err)
 	}
 	g.client.CloseIdleConnections() // the old server is about to
+	g.awaitNewListener(t)
+}
+
+// awaitNewListener waits until new connections are the new server's: until the
+// old one's listener is closed, the kernel gives it some, and resets those that
+// it has not accepted.
+func (g *gateway) awaitNewListener(t testing.TB) {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: deadline}
+	answers := 0
+	eventually(t, "the new server", func() error {
+		response, err := client.Get("http://" + g.site + "/")
+		if err != nil {
+			answers = 0
+			return err
+		}
+		response.Body.Close()
+		if answers++; answers < 3 {
+			return errors.New("it has answered too few times")
+		}
+		return nil
+	})
 }
 
 func (g *gateway) tryReload(ctx context.Context, s settings) error {
