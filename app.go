@@ -62,7 +62,7 @@ type App struct {
 	// longestSend is the longest upstream_timeout of the handlers.
 	longestSend time.Duration
 
-	// mu guards what follows. users are the app itself, from Start to Cleanup,
+	// mu guards what follows. users are the app itself, from Start to Stop,
 	// and every request under way: the store is open while there is any.
 	mu     sync.Mutex
 	users  int

@@ -50,7 +50,9 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, s *send) *fail
 		return h.undelivered(s, err, recorder.status, connected.Load())
 	}
 	for _, name := range answerHeaders {
-		w.Header()[name] = recorder.header[name]
+		if values := recorder.header[name]; values != nil {
+			w.Header()[name] = values
+		}
 	}
 	return s.judge(recorder)
 }

@@ -57,11 +57,9 @@ type Handler struct {
 }
 
 const (
-	defaultGraphVersion = "v23.0"
-	defaultMaxBodySize  = 128 << 10
-	maxBodySize         = 16 << 20
-	// inDoubtMargin is what a send may take beside the exchange with Meta.
-	inDoubtMargin          = admitTimeout + settleTimeout
+	defaultGraphVersion    = "v23.0"
+	defaultMaxBodySize     = 128 << 10
+	maxBodySize            = 16 << 20
 	defaultUpstreamTimeout = 30 * time.Second
 )
 

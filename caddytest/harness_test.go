@@ -314,18 +314,22 @@ func (g *gateway) awaitNewListener(t testing.TB) {
 	})
 }
 
-func (g *gateway) tryReload(ctx context.Context, s settings) error {
-	admin := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+// adminTransport reaches Caddy's admin API, whatever host a request names. It
+// keeps no connection.
+func (g *gateway) adminTransport() *http.Transport {
+	return &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", g.admin())
 	}}
-	defer admin.CloseIdleConnections()
+}
+
+func (g *gateway) tryReload(ctx context.Context, s settings) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://127.0.0.1/load", strings.NewReader(g.caddyfile(s)))
 	if err != nil {
 		return err
 	}
 	req.Header.Set("Content-Type", "text/caddyfile")
 	req.Header.Set("Cache-Control", "must-revalidate")
-	response, err := (&http.Client{Transport: admin, Timeout: deadline}).Do(req)
+	response, err := (&http.Client{Transport: g.adminTransport(), Timeout: deadline}).Do(req)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package caddytest
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -19,14 +18,11 @@ import (
 // askAdmin gets a path of Caddy's admin API.
 func (g *gateway) askAdmin(t testing.TB, path string) string {
 	t.Helper()
-	admin := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", g.admin())
-	}}
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://127.0.0.1"+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	response, err := admin.RoundTrip(req)
+	response, err := g.adminTransport().RoundTrip(req)
 	if err != nil {
 		t.Fatal(err)
 	}

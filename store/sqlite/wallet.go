@@ -95,8 +95,12 @@ func settle(id store.HoldID, outcome store.Outcome, messageID string) func(*writ
 			after.Available += e.Amount
 		}
 		e.ID, e.Balance = id.EntryID(e.Kind), after.Available
-		if fresh, err := w.enter(e, wl); err != nil || !fresh {
-			return errors.Join(err, errors.New("an open hold has an outcome in the ledger"))
+		fresh, err := w.enter(e, wl)
+		if err != nil {
+			return err
+		}
+		if !fresh {
+			return errors.New("an open hold has an outcome in the ledger") // not a refusal, either
 		}
 		wl.Balance = after
 		return nil
