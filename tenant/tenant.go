@@ -4,6 +4,7 @@
 package tenant
 
 import (
+	"crypto/sha256"
 	"encoding/base32"
 	"fmt"
 	"strings"
@@ -65,7 +66,9 @@ type App struct {
 	PhoneNumberID string `json:"phone_number_id,omitempty"`
 	// AccessToken is Meta's token, sealed for this app; without it a send is answered WABA_001.
 	AccessToken SealedToken `json:"access_token,omitempty"`
-	CreatedAt   time.Time   `json:"-"`
+	// Webhook is where the app's events go; nil means that it gets none.
+	Webhook   *Webhook  `json:"webhook,omitempty"`
+	CreatedAt time.Time `json:"-"`
 }
 
 // APIKey is what a store keeps of a key: enough to recognise it, not enough to
@@ -108,6 +111,16 @@ const IDLength = 26
 // and a version 7 UUID (RFC 9562), so that ids made later sort behind those
 // made earlier and an index grows at its end.
 func NewID(prefix string) string {
-	id := uuid.Must(uuid.NewV7())
+	return newID(prefix, uuid.Must(uuid.NewV7()))
+}
+
+// DerivedID returns an id that looks like one of [NewID] and is always the same
+// for the same seed. It sorts anywhere.
+func DerivedID(prefix, seed string) string {
+	sum := sha256.Sum256([]byte(seed))
+	return newID(prefix, uuid.UUID(sum[:16]))
+}
+
+func newID(prefix string, id uuid.UUID) string {
 	return prefix + "_" + strings.ToLower(idEncoding.EncodeToString(id[:]))
 }
