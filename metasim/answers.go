@@ -135,17 +135,11 @@ type sentMessage struct {
 
 // acceptance is the answer to the message of this exchange.
 func (x *exchange) acceptance() acceptance {
-	who := contact{Input: x.message.address()}
-	if x.message.to != "" {
-		who.WhatsAppID = onlyDigits(x.message.to)
-	} else {
-		who.UserID = x.message.recipient
-	}
 	sent := sentMessage{ID: x.messageID}
 	if x.message.kind == "template" {
 		sent.Status = "accepted"
 	}
-	return acceptance{MessagingProduct: "whatsapp", Contacts: []contact{who}, Messages: []sentMessage{sent}}
+	return acceptance{MessagingProduct: "whatsapp", Contacts: []contact{x.message.contact()}, Messages: []sentMessage{sent}}
 }
 
 // answer writes v as JSON, with Meta's headers.

@@ -30,9 +30,11 @@ func TestCaddyfileBecomesJSON(t *testing.T) {
 				`{"handler":"meta_simulator"},{"handler":"static_response","status_code":404}]}]}}}}}`,
 		},
 		{
-			"every option", ":8080\nmeta_simulator /v23.0/* {\n\taccess_token EAA1 {env.TOKEN}\n\taccess_token EAA2\n\tslow_answer 1m30s\n}\n",
+			"every option", ":8080\nmeta_simulator /v23.0/* {\n\taccess_token EAA1 {env.TOKEN}\n\taccess_token EAA2\n\tslow_answer 1m30s\n" +
+				"\twebhook {env.BASE}/v1/wa/webhook {file./run/secret}\n}\n",
 			`{"apps":{"http":{"servers":{"srv0":{"listen":[":8080"],"routes":[{"match":[{"path":["/v23.0/*"]}],"handle":[` +
-				`{"access_token":["EAA1","{env.TOKEN}","EAA2"],"handler":"meta_simulator","slow_answer":90000000000}]}]}}}}}`,
+				`{"access_token":["EAA1","{env.TOKEN}","EAA2"],"handler":"meta_simulator","slow_answer":90000000000,` +
+				`"webhook":{"app_secret":"{file./run/secret}","url":"{env.BASE}/v1/wa/webhook"}}]}]}}}}}`,
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -50,7 +52,12 @@ func TestCaddyfileBecomesJSON(t *testing.T) {
 func TestCaddyfileErrorsNameTheLine(t *testing.T) {
 	for _, test := range []struct{ name, block, want string }{
 		{"unknown word", "{\n\tslow_answer 1s\n\tfrobnicate 1\n}", `meta_simulator does not know "frobnicate", at Caddyfile:4`},
-		{"webhook", "{\n\twebhook https://example.com secret\n}", `meta_simulator does not know "webhook", at Caddyfile:3`},
+		{"webhook without secret", "{\n\twebhook https://example.com\n}", "wrong argument count or unexpected line ending after 'https://example.com', at Caddyfile:3"},
+		{"webhook with an empty secret", "{\n\twebhook https://example.com \"\"\n}", "webhook: app_secret is empty, at Caddyfile:3"},
+		{"webhook with too much", "{\n\twebhook https://example.com a b\n}", "wrong argument count or unexpected line ending after 'a', at Caddyfile:3"},
+		{"webhook twice", "{\n\twebhook https://example.com a\n\twebhook https://example.com b\n}", "webhook is already set, at Caddyfile:4"},
+		{"webhook without scheme", "{\n\twebhook example.com/hook a\n}", errWebhookURL.Error() + ", at Caddyfile:3"},
+		{"webhook that is no URL", "{\n\twebhook http://%zz a\n}", errWebhookURL.Error() + ", at Caddyfile:3"},
 		{"argument", "now", "wrong argument count or unexpected line ending after 'now', at Caddyfile:2"},
 		{"no token", "{\n\taccess_token\n}", "wrong argument count or unexpected line ending after 'access_token', at Caddyfile:3"},
 		{"no duration", "{\n\tslow_answer\n}", "wrong argument count or unexpected line ending after 'slow_answer', at Caddyfile:3"},
@@ -68,20 +75,41 @@ func TestCaddyfileErrorsNameTheLine(t *testing.T) {
 	}
 }
 
-// TestInCaddy runs the simulator in a Caddy with an access log, which wraps the
-// connection, and reloads it.
-func TestInCaddy(t *testing.T) {
-	dir := t.TempDir()
-	address := freeAddress(t)
-	load := func(slow string) {
-		t.Helper()
-		config, err := adapt(fmt.Sprintf(`{
+// caddyWith is a running Caddy with a simulator and with an access log, which
+// wraps the connection.
+type caddyWith struct {
+	t            *testing.T
+	dir, address string
+}
+
+// startCaddy runs a Caddy until the end of the test.
+func startCaddy(t *testing.T, block string) *caddyWith {
+	t.Helper()
+	c := &caddyWith{t: t, dir: t.TempDir(), address: freeAddress(t)}
+	c.load(block)
+	t.Cleanup(func() {
+		if err := caddy.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	// The count is the process's, so that another run of this test may have left something.
+	if resp, err := c.do(http.MethodDelete, "/_simulator/accepted", ""); err != nil || resp.StatusCode != http.StatusNoContent {
+		t.Fatalf("got %v, %v", resp, err)
+	}
+	return c
+}
+
+// load gives the simulator another configuration.
+func (c *caddyWith) load(block string) {
+	c.t.Helper()
+	config, err := adapt(fmt.Sprintf(`{
 	admin off
 	persist_config off
 	auto_https off
 	storage file_system %[1]s
 	log {
 		output file %[1]s/caddy.log
+		level DEBUG
 	}
 }
 http://%[2]s {
@@ -90,63 +118,90 @@ http://%[2]s {
 		output file %[1]s/access.log
 	}
 	meta_simulator {
-		slow_answer %[3]s
+		%[3]s
 	}
 }
-`, dir, address, slow))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := caddy.Load(config, true); err != nil {
-			t.Fatal(err)
-		}
+`, c.dir, c.address, block))
+	if err != nil {
+		c.t.Fatal(err)
 	}
-	load("1s")
-	t.Cleanup(func() {
-		if err := caddy.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	do := func(method, path, body string) (*http.Response, error) {
-		t.Helper()
-		r, err := http.NewRequestWithContext(t.Context(), method, "http://"+address+path, strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Header.Set("Authorization", "Bearer "+goodToken)
-		r.Header.Set("Content-Type", "application/json")
-		resp, err := http.DefaultClient.Do(r)
-		if err == nil {
-			resp.Body.Close()
-		}
-		return resp, err
+	if err := caddy.Load(config, true); err != nil {
+		c.t.Fatal(err)
 	}
-	// The count is the process's, so that another run of this test may have left something.
-	if resp, err := do(http.MethodDelete, "/_simulator/accepted", ""); err != nil || resp.StatusCode != http.StatusNoContent {
-		t.Fatalf("got %v, %v", resp, err)
-	}
-	if resp, err := do(http.MethodPost, sendPath, textTo("15550104477")); err != nil || resp.StatusCode != http.StatusOK {
-		t.Fatalf("got %v, %v", resp, err)
-	}
-	if _, err := do(http.MethodPost, sendPath, textTo("15550109102")); !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("got %v, want a reset by TCP", err)
-	}
-	load("2s")
-	if got := counted(t, http.DefaultClient, "http://"+address); got.Accepted != 2 {
-		t.Errorf("%d accepted messages after a reload, want 2", got.Accepted)
-	}
+}
 
+func (c *caddyWith) do(method, path, body string) (*http.Response, error) {
+	c.t.Helper()
+	r, err := http.NewRequestWithContext(c.t.Context(), method, "http://"+c.address+path, strings.NewReader(body))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+goodToken)
+	r.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(r)
+	if err == nil {
+		resp.Body.Close()
+	}
+	return resp, err
+}
+
+// logsWithout fails the test where a log contains one of the secrets.
+func (c *caddyWith) logsWithout(secrets ...string) {
+	c.t.Helper()
 	for _, name := range []string{"caddy.log", "access.log"} {
-		logged, err := os.ReadFile(filepath.Join(dir, name))
+		logged, err := os.ReadFile(filepath.Join(c.dir, name))
 		if err != nil {
-			t.Fatal(err)
+			c.t.Fatal(err)
 		}
-		for _, secret := range []string{goodToken, "15550104477", "15550109102", "hello"} {
+		for i, secret := range secrets {
 			if strings.Contains(string(logged), secret) {
-				t.Errorf("%s contains %q", name, secret)
+				c.t.Errorf("%s contains secret %d", name, i)
 			}
 		}
 	}
+}
+
+func TestReloadKeepsTheCount(t *testing.T) {
+	c := startCaddy(t, "slow_answer 1s")
+	if resp, err := c.do(http.MethodPost, sendPath, textTo("15550104477")); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("got %v, %v", resp, err)
+	}
+	if _, err := c.do(http.MethodPost, sendPath, textTo("15550109102")); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("got %v, want a reset by TCP", err)
+	}
+	c.load("slow_answer 2s")
+	if got := counted(t, http.DefaultClient, "http://"+c.address); got.Accepted != 2 {
+		t.Errorf("%d accepted messages after a reload, want 2", got.Accepted)
+	}
+	c.logsWithout(goodToken, "15550104477", "15550109102", "hello")
+}
+
+// TestReloadKeepsWhatWaits gives a message to one configuration and has its
+// statuses taken while there is another one.
+func TestReloadKeepsWhatWaits(t *testing.T) {
+	hook := newReceiver(t)
+	hook.answer.Store(http.StatusServiceUnavailable)
+	t.Setenv("METASIM_SECRET", appSecret)
+	t.Setenv("METASIM_HOOK", hook.URL)
+	const block = "webhook {env.METASIM_HOOK}/hook {env.METASIM_SECRET}"
+	c := startCaddy(t, block)
+	if resp, err := c.do(http.MethodPost, sendPath, textTo("15550104477")); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("got %v, %v", resp, err)
+	}
+	hook.next()
+	c.load(block + "\nslow_answer 2s")
+	hook.answer.Store(http.StatusOK)
+	taken := map[string]bool{}
+	for len(taken) < 3 {
+		if got := hook.next(); got.answered == http.StatusOK {
+			taken[got.status(t).Status] = true
+		}
+	}
+	waitFor(t, func() bool { return counted(t, http.DefaultClient, "http://"+c.address).Webhooks.Pending == 0 })
+	if got := counted(t, http.DefaultClient, "http://"+c.address).Webhooks; got.Sent != 3 || got.Failed != 0 || got.Retried == 0 {
+		t.Errorf("counted %+v", got)
+	}
+	c.logsWithout(goodToken, appSecret, "15550104477", "hello", profileName, strings.TrimPrefix(hook.URL, "http://"))
 }
 
 func freeAddress(t *testing.T) string {

@@ -45,6 +45,9 @@ var fates = []fate{
 	{"8002", true, "read without delivered", succeed},
 	{"8003", true, "never delivered", succeed},
 	{"8004", true, "not billable", succeed},
+	{"8005", true, "out of order: read, then delivered, then sent", succeed},
+	{"8006", true, "failed after sent", succeed},
+	{"8007", true, "delivered after failed", succeed},
 
 	{resetUnread, false, "the connection is reset before the request was read", reset},
 	{"9002", false, "the connection is reset after the request was read", reset},

@@ -36,6 +36,11 @@ func startMeta(t *testing.T, sim *MetaSimulator, http2 bool) *meta {
 	if err := sim.Provision(caddy.Context{}); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := sim.Cleanup(); err != nil {
+			t.Error(err)
+		}
+	})
 	sim.sends = newTally(maxSends)
 	m := &meta{t: t, left: make(chan struct{}, 10_000)}
 	m.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -24,6 +24,8 @@ type message struct {
 	product, to, recipient, kind string
 	status, readID               string
 	callbackData                 string
+	// template is the name of the template, if it is one.
+	template string
 	// hasContent means that the member that type names is there.
 	hasContent bool
 }
@@ -48,7 +50,19 @@ func parseMessage(contentType string, body []byte) message {
 	}
 	content := members[m.kind]
 	m.hasContent = len(content) > 0 && (content[0] == '{' || content[0] == '[')
+	if m.kind == "template" {
+		m.template = templateName(content)
+	}
 	return m
+}
+
+// templateName is empty where there is none.
+func templateName(content json.RawMessage) string {
+	var members map[string]json.RawMessage
+	if json.Unmarshal(content, &members) != nil {
+		return ""
+	}
+	return text(members["name"])
 }
 
 // text is the value of a string or a number; of anything else it is empty.
@@ -74,6 +88,17 @@ func (m message) address() string {
 		return m.to
 	}
 	return m.recipient
+}
+
+// contact is whom Meta takes the address for.
+func (m message) contact() contact {
+	c := contact{Input: m.address()}
+	if m.to != "" {
+		c.WhatsAppID = onlyDigits(m.to)
+	} else {
+		c.UserID = m.recipient
+	}
+	return c
 }
 
 // fault is Meta's first objection to the message, or nil.

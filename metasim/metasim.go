@@ -1,10 +1,11 @@
 // Package metasim is a Meta for tests and demonstrations: the Caddy module
 // http.handlers.meta_simulator answers sends as the WhatsApp Cloud API does,
-// fails in the ways that Meta and networks fail, and counts, so that what Meta
-// accepted can be compared with what was charged.
+// fails in the ways that Meta and networks fail, tells in signed webhooks what
+// becomes of the messages, and counts, so that what Meta accepted can be
+// compared with what was charged.
 //
 // It must never face the internet: it shows the last request, access token,
-// recipient and text included, to whoever asks.
+// recipient and text included, to whoever asks, and signs whatever it is given.
 //
 // # Fates
 //
@@ -27,6 +28,9 @@
 //	8002  accepted  read without delivered
 //	8003  accepted  never delivered
 //	8004  accepted  not billable
+//	8005  accepted  out of order: read, then delivered, then sent
+//	8006  accepted  failed after sent
+//	8007  accepted  delivered after failed
 //	9001  refused   the connection is reset before the request was read
 //	9002  refused   the connection is reset after the request was read
 //	9003  refused   no answer until the client goes away
@@ -48,9 +52,43 @@
 // reset on HTTP/2. A Caddy that is told to exit waits for clients that get no
 // answer, unless grace_period is set.
 //
+// # Webhooks
+//
+// Where a webhook is configured, every message that was accepted gets the
+// statuses sent, delivered and read, unless its fate begins with 8. Each status
+// is a POST of its own. Nothing waits for the answer to the message: a status
+// may arrive before it, and arrives where that answer is lost.
+//
+// Names are made up. The business account is the phone number ID with a 9 in
+// front; the display phone number is 1555 and the last seven digits of that ID.
+// A template is billable, and of category marketing, unless its name contains
+// authentication_international, authentication or utility; the edge
+// marketing_messages makes it marketing_lite. Anything else is free and of
+// category service. The price comes with sent and delivered, or with sent and read
+// where there is no delivered. A failed message has code 131026. All statuses of a
+// message have the time at which it was accepted. JSON is escaped to ASCII,
+// slashes included, as Meta's is; a reader has to decode it.
+//
+// The statuses of a message are sent for the first time in the order of its
+// fate. An answer other than 2xx, or none within 10 seconds, means that the same
+// bytes are sent again, after 100 milliseconds and then twice as long each time,
+// up to 30 seconds; other webhooks do not wait for that, so that a status that is
+// repeated may arrive after later ones. After 12 attempts a webhook is given up.
+// At most 100,000 wait; what comes on top is dropped. What waits survives a
+// reload of the configuration, with the URL and secret that it began with, and is
+// lost when the last simulator goes.
+//
+//	POST /_simulator/message  {"phone_number_id":…,"from":…,"text":…,"type":…} makes a user write, and answers {"id":<message id>}
+//	POST /_simulator/webhook  signs the body, sends exactly that, once, and answers {"status":<status of the answer>}
+//
+// from is a phone number or a business-scoped user id; type is text, which is
+// what it means to leave it out, button, image or reaction. The answer comes
+// when the message is queued. What is sent by /_simulator/webhook is not
+// counted.
+//
 // # Counting
 //
-//	GET /_simulator/accepted     {"accepted":N,"refused":N,"reads":N,"dropped":N,"messages":[…],"phone_numbers":{…},"callback_data":{…}}
+//	GET /_simulator/accepted     {"accepted":N,"refused":N,"reads":N,"dropped":N,"messages":[…],"phone_numbers":{…},"callback_data":{…},"webhooks":{…}}
 //	DELETE /_simulator/accepted  forgets everything
 //	GET /_simulator/last         {"method":…,"host":…,"protocol":…,"path":…,"query":…,"content_length":N,"headers":{…},"body":<base64>}
 //
@@ -64,6 +102,12 @@
 // are kept; dropped says how many older ones are in the totals only. All
 // simulators of a process share one count, which survives a reload of the
 // configuration.
+//
+// webhooks is {"sent":N,"retried":N,"failed":N,"pending":N,"last_error":…}: those
+// that were answered with 2xx, the attempts but for the first ones, those that
+// were given up or dropped, and those that are not decided. last_error says why
+// the last attempt that failed did so, if any has. Forgetting does not touch what
+// is pending.
 //
 // last is what came in, byte for byte (of the body the first 4 MiB), whatever
 // its path.
@@ -117,7 +161,12 @@ type MetaSimulator struct {
 	// SlowAnswer is how long a slow answer takes. Zero means 2 seconds.
 	SlowAnswer caddy.Duration `json:"slow_answer,omitempty"`
 
+	// Webhook gets what becomes of messages. Nil means that nobody is told.
+	Webhook *Webhook `json:"webhook,omitempty"`
+
 	sends *tally
+	// courier is nil until Provision has succeeded.
+	courier *courier
 }
 
 // CaddyModule returns the Caddy module information.
@@ -129,7 +178,7 @@ func (MetaSimulator) CaddyModule() caddy.ModuleInfo {
 }
 
 // Provision fills in defaults and resolves placeholders.
-func (m *MetaSimulator) Provision(caddy.Context) error {
+func (m *MetaSimulator) Provision(caddy.Context) (err error) {
 	repl := caddy.NewReplacer()
 	for i, token := range m.AccessTokens {
 		resolved, err := repl.ReplaceOrErr(token, true, true)
@@ -147,15 +196,30 @@ func (m *MetaSimulator) Provision(caddy.Context) error {
 	if m.SlowAnswer == 0 {
 		m.SlowAnswer = caddy.Duration(defaultSlowAnswer)
 	}
+	if m.Webhook != nil {
+		if err := m.Webhook.resolve(repl); err != nil {
+			return err
+		}
+	}
 	m.sends = processTally
-	return nil
+	m.courier, err = sharedCourier()
+	return err
+}
+
+// Cleanup gives up the courier. Requests that outlive the configuration find it
+// closed, or at work for the next one.
+func (m *MetaSimulator) Cleanup() error {
+	if m.courier == nil {
+		return nil
+	}
+	return releaseCourier()
 }
 
 // ServeHTTP answers as Meta would, or for the simulator's own paths says what
 // was counted.
 func (m *MetaSimulator) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	if strings.HasPrefix(r.URL.Path, ownPaths) {
-		return m.sends.serve(w, r)
+		return m.serveOwn(w, r)
 	}
 	x := &exchange{w: w, r: r, slowAnswer: time.Duration(m.SlowAnswer)}
 	x.route()
@@ -215,6 +279,10 @@ func (m *MetaSimulator) serveMessage(x *exchange, body []byte) error {
 		CallbackData:    x.message.callbackData,
 		AuthorizationOK: true, // nothing gets here without
 	})
+	if m.Webhook != nil {
+		c := courseOf(fate)
+		m.courier.bring(newReport(x, c.free).deliveries(m.Webhook, c.steps)...)
+	}
 	return fate.answer(x)
 }
 
@@ -256,5 +324,6 @@ func (x *exchange) route() {
 // Interface guards
 var (
 	_ caddy.Provisioner           = (*MetaSimulator)(nil)
+	_ caddy.CleanerUpper          = (*MetaSimulator)(nil)
 	_ caddyhttp.MiddlewareHandler = (*MetaSimulator)(nil)
 )

@@ -186,14 +186,34 @@ func TestOnlyListedTokensAreGood(t *testing.T) {
 }
 
 func TestBadSettingsAreRefused(t *testing.T) {
-	for _, sim := range []*MetaSimulator{
-		{AccessTokens: []string{"{env.METASIM_UNSET}"}},
-		{AccessTokens: []string{""}},
-		{SlowAnswer: -1},
+	t.Setenv("METASIM_EMPTY", "")
+	t.Setenv("METASIM_URL", "ftp://hidden")
+	for _, test := range []struct {
+		sim  *MetaSimulator
+		want string
+	}{
+		{&MetaSimulator{AccessTokens: []string{"{env.METASIM_UNSET}"}}, "METASIM_UNSET"},
+		{&MetaSimulator{AccessTokens: []string{""}}, "access_token is empty"},
+		{&MetaSimulator{SlowAnswer: -1}, "slow_answer is negative"},
+		{&MetaSimulator{Webhook: &Webhook{AppSecret: "hidden"}}, "webhook: url is empty"},
+		{&MetaSimulator{Webhook: &Webhook{URL: "http://hidden"}}, "webhook: app_secret is empty"},
+		{&MetaSimulator{Webhook: &Webhook{URL: "http://hidden", AppSecret: "{env.METASIM_UNSET}"}}, "webhook: app_secret: "},
+		{&MetaSimulator{Webhook: &Webhook{URL: "http://hidden", AppSecret: "{env.METASIM_EMPTY}"}}, "webhook: app_secret: "},
+		{&MetaSimulator{Webhook: &Webhook{URL: "{env.METASIM_UNSET}", AppSecret: "hidden"}}, "webhook: url: "},
+		{&MetaSimulator{Webhook: &Webhook{URL: "{env.METASIM_URL}", AppSecret: "hidden"}}, errWebhookURL.Error()},
+		{&MetaSimulator{Webhook: &Webhook{URL: "http://", AppSecret: "hidden"}}, errWebhookURL.Error()},
+		{&MetaSimulator{Webhook: &Webhook{URL: "http://[hidden", AppSecret: "hidden"}}, errWebhookURL.Error()},
 	} {
-		if err := sim.Provision(caddy.Context{}); err == nil {
-			t.Errorf("%+v is taken", sim)
+		err := test.sim.Provision(caddy.Context{})
+		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "hidden") {
+			t.Errorf("got %v, want %s", err, test.want)
 		}
+		if err := test.sim.Cleanup(); err != nil { // as Caddy does
+			t.Error(err)
+		}
+	}
+	if n, ok := couriers.References(processCourier); ok {
+		t.Errorf("%d couriers are left", n)
 	}
 }
 

@@ -7,11 +7,6 @@ import (
 )
 
 const (
-	// ownPaths begin the paths that are the simulator's own.
-	ownPaths     = "/_simulator/"
-	acceptedPath = ownPaths + "accepted"
-	lastPath     = ownPaths + "last"
-
 	// maxSends is how many sends are kept one by one.
 	maxSends = 200_000
 
@@ -72,6 +67,8 @@ type summary struct {
 	Messages     []acceptedMessage `json:"messages"`
 	PhoneNumbers map[string]counts `json:"phone_numbers"`
 	CallbackData map[string]counts `json:"callback_data"`
+	// Webhooks is not the tally's own.
+	Webhooks webhookCounts `json:"webhooks"`
 }
 
 // counts are the sends that have something in common.
@@ -145,6 +142,13 @@ func (t *tally) keepLast(r *http.Request, body []byte) {
 	t.last = last
 }
 
+// lastRequest is what keepLast was told last, or nil.
+func (t *tally) lastRequest() *lastRequest {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.last
+}
+
 // forget makes the tally as new.
 func (t *tally) forget() {
 	t.mu.Lock()
@@ -173,27 +177,4 @@ func (t *tally) summarize() summary {
 		}
 	}
 	return s
-}
-
-// serve answers the simulator's own paths.
-func (t *tally) serve(w http.ResponseWriter, r *http.Request) error {
-	switch r.Method + " " + r.URL.Path {
-	case "GET " + acceptedPath:
-		return writeJSON(w, http.StatusOK, t.summarize())
-	case "DELETE " + acceptedPath:
-		t.forget()
-		w.WriteHeader(http.StatusNoContent)
-		return nil
-	case "GET " + lastPath:
-		t.mu.Lock()
-		last := t.last
-		t.mu.Unlock()
-		if last == nil {
-			return writeJSON(w, http.StatusNotFound, map[string]string{"error": "no request has come in yet"})
-		}
-		return writeJSON(w, http.StatusOK, last)
-	}
-	return writeJSON(w, http.StatusNotFound, map[string]string{
-		"error": "the simulator knows GET and DELETE " + acceptedPath + " and GET " + lastPath,
-	})
 }
