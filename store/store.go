@@ -1,6 +1,7 @@
 // Package store says what a store of the gateway does: it keeps the directory
-// (accounts, apps, keys) and the wallets (admission, holds, ledger). Package
-// storetest is the suite that every implementation passes.
+// (accounts, apps, keys), the wallets (admission, holds, ledger) and the outbox
+// (events to deliver). Package storetest is the suite that every implementation
+// passes.
 package store
 
 import (
@@ -30,13 +31,14 @@ var (
 	ErrClosed = errors.New("store is closed")
 )
 
-// Store is a directory and the wallets. Any error other than those of this
+// Store is a directory, the wallets and the outbox. Any error other than those of this
 // package and those of the context means that the store cannot be reached or
 // written; nothing has taken effect then, or it takes effect once when the
 // operation is repeated with the same id.
 type Store interface {
 	Directory
 	Wallet
+	Outbox
 
 	// Close waits for operations under way and frees what the store holds.
 	Close() error
@@ -76,6 +78,11 @@ type Directory interface {
 	App(context.Context, tenant.AppID) (tenant.App, error)
 	// Apps returns all apps, oldest first.
 	Apps(context.Context) ([]tenant.App, error)
+	// AppsWithNumber returns the apps with this phone number id of Meta's, and
+	// AppsOfWABA those of this WhatsApp Business Account, oldest first; of an
+	// empty id, none.
+	AppsWithNumber(ctx context.Context, phoneNumberID string) ([]tenant.App, error)
+	AppsOfWABA(ctx context.Context, wabaID string) ([]tenant.App, error)
 
 	// CreateKey adds a key. [ErrExists]: id or digest are taken. [ErrNotFound]:
 	// its app does not exist.
@@ -139,6 +146,12 @@ const holdPrefix = "hold"
 
 // HoldIDLength is the number of characters of a hold id.
 const HoldIDLength = len(holdPrefix) + 1 + tenant.IDLength
+
+// Valid tells whether an id looks like one of [NewHoldID].
+func (id HoldID) Valid() bool {
+	return len(id) == HoldIDLength && strings.HasPrefix(string(id), holdPrefix+"_") &&
+		strings.Trim(string(id[len(holdPrefix)+1:]), "0123456789abcdefghijklmnopqrstuv") == ""
+}
 
 // NewHoldID returns a new hold id, such as "hold_06d8k2…".
 func NewHoldID() HoldID { return HoldID(tenant.NewID(holdPrefix)) }
@@ -207,7 +220,8 @@ const (
 )
 
 // Balance is the state of a wallet. Available may be negative after a
-// correction, and by less than one fee after the last hold.
+// correction, by less than one fee after the last hold, and by the template fees
+// of what was delivered.
 type Balance struct{ Available, Held, Captured pricing.Micros }
 
 // Kind is what a ledger entry did to the wallet.
@@ -223,6 +237,9 @@ const (
 	KindCapture Kind = "capture"
 	// KindRelease moves its amount from held back to available.
 	KindRelease Kind = "release"
+	// KindTemplateFee moves its amount from available to captured. There is one
+	// for a message at the most.
+	KindTemplateFee Kind = "template_fee"
 )
 
 // Entry is one line of the ledger, which is only ever appended to.
@@ -238,9 +255,10 @@ type Entry struct {
 	Amount pricing.Micros
 	// Balance is what was available after it.
 	Balance pricing.Micros
-	// MessageID is Meta's id of the message, on a capture where it is known.
+	// MessageID is Meta's id of the message: on a capture where it is known, and
+	// on a template fee.
 	MessageID string
-	// AppID is the app that sent, but for credits.
+	// AppID is the app that sent the message; empty for credits.
 	AppID tenant.AppID
 	At    time.Time
 }
@@ -250,9 +268,19 @@ func (id HoldID) EntryID(kind Kind) string {
 	return string(kind) + strings.TrimPrefix(string(id), holdPrefix)
 }
 
-// ReservedEntryID tells whether an entry of a hold may have this id, which a
-// credit then may not.
+// Again is the id of the hold that is made in place of a released one when it
+// turns out that Meta had accepted the message. It is always the same one.
+func (id HoldID) Again() HoldID { return HoldID(tenant.DerivedID(holdPrefix, string(id))) }
+
+// TemplateFeeID is the id of the ledger entry with a message's template fee.
+func TemplateFeeID(messageID string) string { return string(KindTemplateFee) + "_" + messageID }
+
+// ReservedEntryID tells whether an entry other than a credit may have this id,
+// which a credit then may not.
 func ReservedEntryID(id string) bool {
+	if strings.HasPrefix(id, TemplateFeeID("")) {
+		return true
+	}
 	kind, rest, _ := strings.Cut(id, "_")
 	return len(rest) == tenant.IDLength && (Kind(kind) == KindHold || Kind(kind) == KindCapture || Kind(kind) == KindRelease)
 }

@@ -115,11 +115,23 @@ func NewID(prefix string) string {
 }
 
 // DerivedID returns an id that looks like one of [NewID] and is always the same
-// for the same seed. It sorts anywhere.
+// for the same seed. It is a version 8 UUID (RFC 9562) and sorts anywhere.
 func DerivedID(prefix, seed string) string {
 	sum := sha256.Sum256([]byte(seed))
-	return newID(prefix, uuid.UUID(sum[:16]))
+	id := uuid.UUID(sum[:16])
+	id[6] = id[6]&0x0f | derivedVersion<<4
+	id[8] = id[8]&0x3f | 0x80 // the variant of RFC 9562
+	return newID(prefix, id)
 }
+
+// IsDerivedID tells an id of [DerivedID] from one of [NewID].
+func IsDerivedID(id string) bool {
+	_, digits, _ := strings.Cut(id, "_")
+	b, err := idEncoding.DecodeString(strings.ToUpper(digits))
+	return err == nil && len(b) == len(uuid.UUID{}) && b[6]>>4 == derivedVersion
+}
+
+const derivedVersion = 8
 
 func newID(prefix string, id uuid.UUID) string {
 	return prefix + "_" + strings.ToLower(idEncoding.EncodeToString(id[:]))

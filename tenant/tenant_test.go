@@ -27,6 +27,18 @@ func TestNewIDsSortByAge(t *testing.T) {
 	}
 }
 
+func TestDerivedIDs(t *testing.T) {
+	a, b, made := DerivedID("hold", "x"), DerivedID("hold", "y"), NewID("hold")
+	if a != DerivedID("hold", "x") || a == b || len(a) != len(made) {
+		t.Errorf("derived %q and %q", a, b)
+	}
+	for id, want := range map[string]bool{a: true, b: true, made: false, "": false, "hold_": false, "hold_x": false, a + "0": false} {
+		if IsDerivedID(id) != want {
+			t.Errorf("IsDerivedID(%q) is %v", id, !want)
+		}
+	}
+}
+
 func TestNewIDsAreUniqueUnderConcurrency(t *testing.T) {
 	const makers, each = 8, 2_000
 	ids := make([][]string, makers)

@@ -151,24 +151,24 @@ func (w *writer) rebuildWindows(ctx context.Context) error {
 	// The ledger is read backwards, because its end is where the last minute is
 	// and nothing but its end should be read.
 	for _, query := range []string{
-		"SELECT kind = 'hold', ifnull(app_id, ''), at FROM ledger ORDER BY seq DESC",
-		"SELECT true, app_id, at FROM free_admissions ORDER BY rowid DESC",
+		"SELECT iif(kind = 'hold', id, ''), ifnull(app_id, ''), at FROM ledger ORDER BY seq DESC",
+		"SELECT 'free', app_id, at FROM free_admissions ORDER BY rowid DESC",
 	} {
 		rows, err := w.conn.QueryContext(ctx, query)
 		if err != nil {
 			return err
 		}
 		for rows.Next() {
-			var counts bool
+			var id string // of a hold; empty where nothing was admitted
 			var app tenant.AppID
 			var at int64
-			if err := rows.Scan(&counts, &app, &at); err != nil {
+			if err := rows.Scan(&id, &app, &at); err != nil {
 				return errors.Join(err, rows.Close())
 			}
 			if at < from {
 				break
 			}
-			if counts && at < until {
+			if id != "" && !tenant.IsDerivedID(id) && at < until {
 				// What is in the future was written before the clock was set back: a
 				// little counts as now, and much tells nothing.
 				arrivals[app] = append(arrivals[app], min(0, time.UnixMicro(at).Sub(w.epoch)))

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -18,7 +19,7 @@ func (e changeError) Unwrap() error { return e.error }
 
 // appColumns are what scanApp reads.
 const appColumns = `a.id, a.name, ifnull(a.account_id, ''), a.per_second, a.per_minute,
-	ifnull(a.waba_id, ''), ifnull(a.phone_number_id, ''), ifnull(a.access_token, ''), a.created_at`
+	ifnull(a.waba_id, ''), ifnull(a.phone_number_id, ''), ifnull(a.access_token, ''), a.webhook, a.created_at`
 
 // Grant implements [store.Store].
 func (s *Store) Grant(ctx context.Context, digest tenant.KeyDigest) (*tenant.Grant, error) {
@@ -91,8 +92,8 @@ func (s *Store) Accounts(ctx context.Context) ([]tenant.Account, error) {
 // CreateApp implements [store.Store].
 func (s *Store) CreateApp(ctx context.Context, a tenant.App) error {
 	return s.insert(ctx, func(w *writer) error { return w.accountExists(a.AccountID) },
-		`INSERT INTO apps (id, name, account_id, per_second, per_minute, waba_id, phone_number_id, access_token, created_at)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, append([]any{a.ID}, append(appValues(a), formatTime(a.CreatedAt))...)...)
+		`INSERT INTO apps (id, name, account_id, per_second, per_minute, waba_id, phone_number_id, access_token, webhook, created_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, append([]any{a.ID}, append(appValues(a), formatTime(a.CreatedAt))...)...)
 }
 
 // UpdateApp implements [store.Store].
@@ -115,7 +116,7 @@ func (s *Store) UpdateApp(ctx context.Context, id tenant.AppID, change func(*ten
 			return err
 		}
 		_, err = w.exec(`UPDATE apps SET name = ?, account_id = ?, per_second = ?, per_minute = ?,
-			waba_id = ?, phone_number_id = ?, access_token = ? WHERE id = ?`, append(appValues(app), id)...)
+			waba_id = ?, phone_number_id = ?, access_token = ?, webhook = ? WHERE id = ?`, append(appValues(app), id)...)
 		return err
 	}})
 	if refused := (changeError{}); errors.As(err, &refused) {
@@ -136,6 +137,21 @@ func (s *Store) App(ctx context.Context, id tenant.AppID) (tenant.App, error) {
 // Apps implements [store.Store].
 func (s *Store) Apps(ctx context.Context) ([]tenant.App, error) {
 	rows, err := s.reading.QueryContext(ctx, "SELECT "+appColumns+" FROM apps a ORDER BY a.rowid")
+	return collect(rows, s.readError(err), scanApp)
+}
+
+// AppsWithNumber implements [store.Store].
+func (s *Store) AppsWithNumber(ctx context.Context, phoneNumberID string) ([]tenant.App, error) {
+	return s.appsWhere(ctx, "a.phone_number_id = ?", phoneNumberID)
+}
+
+// AppsOfWABA implements [store.Store].
+func (s *Store) AppsOfWABA(ctx context.Context, wabaID string) ([]tenant.App, error) {
+	return s.appsWhere(ctx, "a.waba_id = ?", wabaID)
+}
+
+func (s *Store) appsWhere(ctx context.Context, condition, value string) ([]tenant.App, error) {
+	rows, err := s.reading.QueryContext(ctx, "SELECT "+appColumns+" FROM apps a WHERE "+condition+" ORDER BY a.rowid", value)
 	return collect(rows, s.readError(err), scanApp)
 }
 
@@ -231,8 +247,9 @@ func scanAccount(scan func(...any) error) (a tenant.Account, err error) {
 
 func scanApp(scan func(...any) error) (a tenant.App, err error) {
 	var perSecond, perMinute sql.NullInt64
+	var webhook []byte
 	var created string
-	err = scan(&a.ID, &a.Name, &a.AccountID, &perSecond, &perMinute, &a.WABAID, &a.PhoneNumberID, &a.AccessToken, &created)
+	err = scan(&a.ID, &a.Name, &a.AccountID, &perSecond, &perMinute, &a.WABAID, &a.PhoneNumberID, &a.AccessToken, &webhook, &created)
 	if err != nil {
 		return a, err
 	}
@@ -240,6 +257,11 @@ func scanApp(scan func(...any) error) (a tenant.App, err error) {
 		a.RateLimit = &tenant.RateLimit{PerSecond: int(perSecond.Int64), PerMinute: int(perMinute.Int64)}
 		if err := a.RateLimit.Validate(); err != nil {
 			return a, fmt.Errorf("%w: %w", store.ErrCorrupt, err)
+		}
+	}
+	if webhook != nil {
+		if err := json.Unmarshal(webhook, &a.Webhook); err != nil {
+			return a, fmt.Errorf("%w: webhook is not what it should be", store.ErrCorrupt) // the cause repeats parts of it
 		}
 	}
 	a.CreatedAt, err = parseTime(created)
@@ -268,7 +290,17 @@ func appValues(a tenant.App) []any {
 	if a.RateLimit != nil {
 		perSecond, perMinute = a.RateLimit.PerSecond, a.RateLimit.PerMinute
 	}
-	return []any{a.Name, null(a.AccountID), perSecond, perMinute, null(a.WABAID), null(a.PhoneNumberID), null(a.AccessToken)}
+	var webhook any
+	if a.Webhook != nil {
+		document, err := json.Marshal(a.Webhook)
+		if err != nil {
+			panic(err) // it is made of texts and a time
+		}
+		webhook = string(document)
+	}
+	return []any{
+		a.Name, null(a.AccountID), perSecond, perMinute, null(a.WABAID), null(a.PhoneNumberID), null(a.AccessToken), webhook,
+	}
 }
 
 // null is NULL for an empty string.

@@ -53,6 +53,7 @@ type Store struct {
 	writing *sql.DB
 	reading *sql.DB
 	lock    *lock // nil where not exclusive
+	claims  claims
 
 	closeOnce sync.Once
 	closeErr  error
@@ -67,7 +68,7 @@ func Open(ctx context.Context, path string, o Options) (_ *Store, err error) {
 	if err := createPrivately(path); err != nil {
 		return nil, err
 	}
-	s := new(Store)
+	s := &Store{claims: newClaims()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("opening %s: %w", path, err), s.closeDatabases())
@@ -104,7 +105,7 @@ func newWriter(ctx context.Context, db *sql.DB, o Options) (_ *writer, err error
 	w := &writer{
 		clock: o.Clock, epoch: epoch,
 		operations: make(chan *operation), closing: make(chan struct{}), closed: make(chan struct{}),
-		wallets: make(map[tenant.AccountID]*wallet),
+		wallets: make(map[tenant.AccountID]*wallet), earlyFees: make(map[string]earlyFee),
 	}
 	if w.conn, err = db.Conn(ctx); err != nil {
 		return nil, err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/connexease/caddy-whatsapp-gateway/pricing"
@@ -17,20 +16,32 @@ type statements struct {
 	dataVersion, selectWallet, updateWallet *sql.Stmt
 	insertEntry, insertHold, deleteHold     *sql.Stmt
 	selectEntry, insertFreeAdmission        *sql.Stmt
+	selectMessage                           *sql.Stmt
+	insertEvent, updateEvent, deleteEvent   *sql.Stmt
+}
+
+// all are the statements by their text.
+func (s *statements) all() map[string]**sql.Stmt {
+	return map[string]**sql.Stmt{
+		"PRAGMA data_version": &s.dataVersion,
+		"SELECT currency, credited, available, held, captured FROM accounts WHERE id = ?":                                                      &s.selectWallet,
+		"UPDATE accounts SET credited = ?, available = ?, held = ?, captured = ? WHERE id = ?":                                                 &s.updateWallet,
+		"INSERT INTO holds (id, account_id, app_id, amount, made_at) VALUES (?, ?, ?, ?, ?)":                                                   &s.insertHold,
+		"DELETE FROM holds WHERE id = ? RETURNING account_id, app_id, amount":                                                                  &s.deleteHold,
+		"SELECT kind, account_id, amount, ifnull(app_id, '') FROM ledger WHERE id = ?":                                                         &s.selectEntry,
+		"INSERT INTO free_admissions (app_id, at) VALUES (?, ?)":                                                                               &s.insertFreeAdmission,
+		"SELECT account_id, ifnull(app_id, '') FROM ledger WHERE message_id = ? AND kind = 'capture'":                                          &s.selectMessage,
+		"DELETE FROM outbox WHERE id = ?":                                                                                                      &s.deleteEvent,
+		"UPDATE outbox SET attempts = attempts + 1, state = ?, due_at = ?, last_error = ? WHERE id = ? AND attempts = ? AND state = 'pending'": &s.updateEvent,
+		`INSERT INTO outbox (id, app_id, event, state, received_at, due_at, last_error, payload)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`: &s.insertEvent,
+		`INSERT INTO ledger (id, account_id, kind, amount, balance, app_id, message_id, at)
+			VALUES (?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), ?) ON CONFLICT (id) DO NOTHING`: &s.insertEntry,
+	}
 }
 
 func (s *statements) prepare(ctx context.Context, conn *sql.Conn) error {
-	for query, statement := range map[string]**sql.Stmt{
-		"PRAGMA data_version": &s.dataVersion,
-		"SELECT credited, available, held, captured FROM accounts WHERE id = ?":                &s.selectWallet,
-		"UPDATE accounts SET credited = ?, available = ?, held = ?, captured = ? WHERE id = ?": &s.updateWallet,
-		"INSERT INTO holds (id, account_id, app_id, amount, made_at) VALUES (?, ?, ?, ?, ?)":   &s.insertHold,
-		"DELETE FROM holds WHERE id = ? RETURNING account_id, app_id, amount":                  &s.deleteHold,
-		"SELECT kind, account_id, amount FROM ledger WHERE id = ?":                             &s.selectEntry,
-		"INSERT INTO free_admissions (app_id, at) VALUES (?, ?)":                               &s.insertFreeAdmission,
-		`INSERT INTO ledger (id, account_id, kind, amount, balance, app_id, message_id, at)
-			VALUES (?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), ?) ON CONFLICT (id) DO NOTHING`: &s.insertEntry,
-	} {
+	for query, statement := range s.all() {
 		var err error
 		if *statement, err = conn.PrepareContext(ctx, query); err != nil {
 			return err
@@ -43,11 +54,9 @@ func (s *statements) prepare(ctx context.Context, conn *sql.Conn) error {
 // write-ahead log of a database that it cannot close.
 func (s *statements) close() error {
 	var errs []error
-	for _, statement := range []*sql.Stmt{
-		s.dataVersion, s.selectWallet, s.updateWallet, s.insertEntry, s.insertHold, s.deleteHold, s.selectEntry, s.insertFreeAdmission,
-	} {
-		if statement != nil {
-			errs = append(errs, statement.Close())
+	for _, statement := range s.all() {
+		if *statement != nil {
+			errs = append(errs, (*statement).Close())
 		}
 	}
 	return errors.Join(errs...)
@@ -55,56 +64,60 @@ func (s *statements) close() error {
 
 // Capture implements [store.Store].
 func (s *Store) Capture(ctx context.Context, id store.HoldID, messageID string) error {
-	return s.writer.do(ctx, &operation{apply: settle(id, store.Captured, messageID)})
+	return s.settle(ctx, id, store.Captured, messageID)
 }
 
 // Release implements [store.Store].
 func (s *Store) Release(ctx context.Context, id store.HoldID) error {
-	return s.writer.do(ctx, &operation{apply: settle(id, store.Released, "")})
+	return s.settle(ctx, id, store.Released, "")
 }
 
-// settle ends a hold.
-func settle(id store.HoldID, outcome store.Outcome, messageID string) func(*writer) error {
-	return func(w *writer) error {
-		if len(id) != store.HoldIDLength {
-			return store.ErrNotFound
-		}
-		if _, err := w.begin(); err != nil {
-			return err
-		}
-		var account tenant.AccountID
-		e := store.Entry{MessageID: messageID, At: w.clock()}
-		err := w.statements.deleteHold.QueryRow(id).Scan(&account, &e.AppID, &e.Amount)
-		if errors.Is(err, sql.ErrNoRows) {
-			return w.settledBefore(id, outcome)
-		}
-		if err != nil {
-			return err
-		}
-		wl, err := w.wallet(account)
-		if err != nil {
-			return fmt.Errorf("the account of a hold: %v", err) // not a refusal: the hold must stay
-		}
-		after := wl.Balance
-		after.Held -= e.Amount
-		if outcome == store.Captured {
-			e.Kind = store.KindCapture
-			after.Captured += e.Amount
-		} else {
-			e.Kind = store.KindRelease
-			after.Available += e.Amount
-		}
-		e.ID, e.Balance = id.EntryID(e.Kind), after.Available
-		fresh, err := w.enter(e, wl)
-		if err != nil {
-			return err
-		}
-		if !fresh {
-			return errors.New("an open hold has an outcome in the ledger") // not a refusal, either
-		}
-		wl.Balance = after
-		return nil
+func (s *Store) settle(ctx context.Context, id store.HoldID, outcome store.Outcome, messageID string) error {
+	return s.writer.do(ctx, &operation{apply: func(w *writer) error {
+		_, err := w.settle(id, outcome, messageID)
+		return err
+	}})
+}
+
+// settle ends a hold. Not fresh means that it had this outcome before.
+func (w *writer) settle(id store.HoldID, outcome store.Outcome, messageID string) (fresh bool, err error) {
+	if len(id) != store.HoldIDLength {
+		return false, store.ErrNotFound
 	}
+	if _, err := w.begin(); err != nil {
+		return false, err
+	}
+	var account tenant.AccountID
+	e := store.Entry{MessageID: messageID, At: w.clock()}
+	err = w.statements.deleteHold.QueryRow(id).Scan(&account, &e.AppID, &e.Amount)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, w.settledBefore(id, outcome)
+	}
+	if err != nil {
+		return false, err
+	}
+	wl, err := w.walletOfEntry(account)
+	if err != nil {
+		return false, err
+	}
+	after := wl.Balance
+	after.Held -= e.Amount
+	if outcome == store.Captured {
+		e.Kind = store.KindCapture
+		after.Captured += e.Amount
+	} else {
+		e.Kind = store.KindRelease
+		after.Available += e.Amount
+	}
+	e.ID, e.Balance = id.EntryID(e.Kind), after.Available
+	if fresh, err = w.enter(e, wl); err != nil {
+		return false, err
+	}
+	if !fresh {
+		return false, errors.New("an open hold has an outcome in the ledger") // not a refusal: the hold must stay
+	}
+	wl.Balance = after
+	return true, w.chargeEarlyFee(wl, e.AppID, messageID)
 }
 
 // settledBefore is the answer for a hold that is not open.
@@ -137,7 +150,7 @@ func (s *Store) InDoubt(ctx context.Context, before time.Time, outcome store.Out
 				return err
 			}
 			for _, id := range ids {
-				if err := settle(id, outcome, "")(w); err != nil {
+				if _, err := w.settle(id, outcome, ""); err != nil {
 					return err
 				}
 			}
@@ -204,14 +217,11 @@ func (s *Store) Credit(ctx context.Context, account tenant.AccountID, amount pri
 // creditedBefore tells whether the same credit has taken effect, and returns
 // [store.ErrConflict] where its id stands for something else.
 func (w *writer) creditedBefore(id string, account tenant.AccountID, amount pricing.Micros) (bool, error) {
-	var kind store.Kind
-	var ofAccount tenant.AccountID
-	var ofAmount pricing.Micros
-	err := w.statements.selectEntry.QueryRow(id).Scan(&kind, &ofAccount, &ofAmount)
+	e, ofAccount, err := w.entry(id)
 	if errors.Is(err, sql.ErrNoRows) {
 		return false, nil
 	}
-	if err == nil && (kind != store.KindCredit || ofAccount != account || ofAmount != amount) {
+	if err == nil && (e.Kind != store.KindCredit || ofAccount != account || e.Amount != amount) {
 		err = store.ErrConflict
 	}
 	return true, err

@@ -44,6 +44,7 @@ type writer struct {
 	dataVersion int64
 	windows     map[tenant.AppID]*windows
 	wallets     map[tenant.AccountID]*wallet
+	earlyFees   map[string]earlyFee // by message id
 
 	// The transaction under way.
 	open   bool
@@ -63,6 +64,7 @@ type writer struct {
 // under way.
 type wallet struct {
 	account  tenant.AccountID
+	currency string
 	credited pricing.Micros
 	store.Balance
 	dirty bool
@@ -297,7 +299,7 @@ func (w *writer) wallet(account tenant.AccountID) (*wallet, error) {
 		return wl, nil
 	}
 	wl := &wallet{account: account}
-	err := w.statements.selectWallet.QueryRow(account).Scan(&wl.credited, &wl.Available, &wl.Held, &wl.Captured)
+	err := w.statements.selectWallet.QueryRow(account).Scan(&wl.currency, &wl.credited, &wl.Available, &wl.Held, &wl.Captured)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, store.ErrNotFound
 	}
@@ -338,9 +340,11 @@ func (w *writer) sweep() {
 	if len(w.wallets) > maxWallets {
 		clear(w.wallets)
 	}
+	w.forgetEarlyFees()
 	// What stays behind because this failed is swept the next time.
-	_, _ = w.conn.ExecContext(context.Background(),
-		"DELETE FROM free_admissions WHERE at < ?", w.clock().Add(-time.Minute).UnixMicro())
+	_, _ = w.write("DELETE FROM free_admissions WHERE at < ?", w.clock().Add(-time.Minute).UnixMicro())
+	_, _ = w.write("DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox WHERE state = 'dead' AND due_at < ? LIMIT ?)",
+		w.clock().Add(-store.DeadLetterLifetime).UnixMicro(), outboxGroup)
 }
 
 // releaseUnclaimed gives back the holds whose callers went away before they
@@ -354,7 +358,7 @@ func (w *writer) releaseUnclaimed() bool {
 	w.unclaimed = w.unclaimed[n:] // the group may add to it
 	op := &operation{done: make(chan struct{}), apply: func(w *writer) error {
 		for _, id := range batch {
-			if err := settle(id, store.Released, "")(w); err != nil && !refusal(err) {
+			if _, err := w.settle(id, store.Released, ""); err != nil && !refusal(err) {
 				return err
 			}
 		}

@@ -156,6 +156,10 @@ func (f *fixture) audit(account tenant.AccountID) []store.Entry {
 			} else {
 				b.Available += e.Amount
 			}
+		case store.KindTemplateFee:
+			f.auditTemplateFee(e)
+			b.Available -= e.Amount
+			b.Captured += e.Amount
 		default:
 			f.Errorf("entry %d is of kind %q", i, e.Kind)
 		}
@@ -185,4 +189,12 @@ func (f *fixture) auditOutcome(open map[string]store.Entry, e store.Entry) {
 		f.Errorf("%s %s of %d for %s does not end an open hold: %+v", e.Kind, e.ID, e.Amount, e.AppID, hold)
 	}
 	delete(open, id)
+}
+
+// auditTemplateFee checks that e can be there once for its message.
+func (f *fixture) auditTemplateFee(e store.Entry) {
+	f.Helper()
+	if e.MessageID == "" || e.ID != store.TemplateFeeID(e.MessageID) || e.AppID == "" {
+		f.Errorf("template fee %s of message %q for app %q", e.ID, e.MessageID, e.AppID)
+	}
 }

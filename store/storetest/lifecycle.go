@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"errors"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -162,8 +163,11 @@ func closedSaysSo(f *fixture) {
 	f.must(f.CreateKey(ctx, key))
 	f.credit(account.ID, 9*fee)
 	id := f.hold(account.ID)
+	f.receiveOne(app.ID)
+	claimed := f.claimOne(app.ID, lease)
 	f.close()
-	for name, call := range map[string]func() error{
+	calls := f.outboxCalls(ctx, id, claimed)
+	maps.Copy(calls, map[string]func() error{
 		"Grant":         func() error { _, err := f.Grant(ctx, key.Digest); return err },
 		"BindPepper":    func() error { return f.BindPepper(ctx, "00112233aabbccdd") },
 		"CreateAccount": func() error { return f.CreateAccount(ctx, newAccount(1)) },
@@ -198,7 +202,8 @@ func closedSaysSo(f *fixture) {
 			}
 			return nil
 		},
-	} {
+	})
+	for name, call := range calls {
 		f.wantError(name+" after Close", call(), store.ErrClosed)
 	}
 	f.Generation() // has no way to say it, and does not panic

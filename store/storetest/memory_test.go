@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"maps"
 	"runtime"
 	"slices"
 	"sync"
@@ -34,6 +35,9 @@ type records struct {
 	balances   map[tenant.AccountID]store.Balance
 	entries    []owned
 	ids        map[string]int // of entries
+	outbox     []*letter      // oldest first
+	claims     int            // made so far
+	early      map[string]earlyFee
 }
 
 type owned struct {
@@ -83,6 +87,27 @@ func copyApp(a tenant.App) tenant.App {
 		limits := *a.RateLimit
 		a.RateLimit = &limits
 	}
+	if a.Webhook != nil {
+		w := *a.Webhook
+		w.Events, w.Headers = slices.Clone(w.Events), maps.Clone(w.Headers)
+		if w.DisabledAt != nil {
+			at := *w.DisabledAt
+			w.DisabledAt = &at
+		}
+		a.Webhook = &w
+	}
+	return a
+}
+
+// readApp is the copy of an app that a caller gets.
+func (m *memory) readApp(a tenant.App) tenant.App {
+	if m.fault == sharesWebhooks {
+		return a
+	}
+	a = copyApp(a)
+	if m.fault == losesHeaders && a.Webhook != nil {
+		a.Webhook.Headers = nil
+	}
 	return a
 }
 
@@ -95,7 +120,7 @@ func (m *memory) Grant(ctx context.Context, d tenant.KeyDigest) (*tenant.Grant, 
 	if key == nil || !key.RevokedAt.IsZero() && m.fault != grantsRevoked {
 		return nil, store.ErrNotFound
 	}
-	g := &tenant.Grant{KeyID: key.ID, App: copyApp(*m.app(key.AppID))}
+	g := &tenant.Grant{KeyID: key.ID, App: m.readApp(*m.app(key.AppID))}
 	if at := key.ExpiresAt; !at.IsZero() {
 		g.ExpiresAt = &at
 	}
@@ -184,6 +209,9 @@ func (m *memory) UpdateApp(ctx context.Context, id tenant.AppID, change func(*te
 	if err := change(&changed); err != nil {
 		return tenant.App{}, err
 	}
+	if changed.AccountID != "" && m.account(changed.AccountID) == nil {
+		return tenant.App{}, store.ErrNotFound
+	}
 	*a = copyApp(changed)
 	if m.fault != growsTooEarly {
 		m.generation.Add(1)
@@ -197,18 +225,38 @@ func (m *memory) App(ctx context.Context, id tenant.AppID) (tenant.App, error) {
 		return tenant.App{}, err
 	}
 	if a := m.app(id); a != nil {
-		return copyApp(*a), nil
+		return m.readApp(*a), nil
 	}
 	return tenant.App{}, store.ErrNotFound
 }
 
-func (m *memory) Apps(ctx context.Context) (apps []tenant.App, err error) {
+func (m *memory) Apps(ctx context.Context) ([]tenant.App, error) {
+	return m.appsThat(ctx, func(tenant.App) bool { return true })
+}
+
+func (m *memory) AppsWithNumber(ctx context.Context, id string) ([]tenant.App, error) {
+	return m.appsThat(ctx, func(a tenant.App) bool {
+		return a.PhoneNumberID == id && (id != "" || m.fault == findsUnnumbered)
+	})
+}
+
+func (m *memory) AppsOfWABA(ctx context.Context, id string) ([]tenant.App, error) {
+	apps, err := m.appsThat(ctx, func(a tenant.App) bool { return a.WABAID == id && id != "" })
+	if m.fault == findsOneApp {
+		apps = apps[:min(len(apps), 1)]
+	}
+	return apps, err
+}
+
+func (m *memory) appsThat(ctx context.Context, fit func(tenant.App) bool) (apps []tenant.App, err error) {
 	defer m.mu.Unlock()
 	if err := m.enter(ctx); err != nil {
 		return nil, err
 	}
 	for _, a := range m.apps {
-		apps = append(apps, copyApp(a))
+		if fit(a) {
+			apps = append(apps, m.readApp(a))
+		}
 	}
 	return apps, nil
 }
@@ -259,8 +307,11 @@ func (m *memory) Close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.closed = true
-	if m.fault == forgetsWindows {
+	switch m.fault {
+	case forgetsWindows:
 		clear(m.admitted)
+	case forgetsEvents:
+		m.outbox = nil
 	}
 	return nil
 }

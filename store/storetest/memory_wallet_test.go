@@ -98,6 +98,9 @@ func (m *memory) append(account tenant.AccountID, e store.Entry) {
 	case store.KindRelease:
 		b.Held -= e.Amount
 		b.Available += e.Amount
+	case store.KindTemplateFee:
+		b.Available -= e.Amount
+		b.Captured += e.Amount
 	}
 	m.balances[account] = b
 	e.Seq, e.At, e.Balance = int64(len(m.entries))+1, m.now(), b.Available
@@ -110,19 +113,35 @@ func (m *memory) settle(ctx context.Context, id store.HoldID, kind, other store.
 	if err := m.enter(ctx); err != nil {
 		return err
 	}
-	hold := m.entry(string(id))
-	if hold == nil || hold.Kind != store.KindHold {
+	hold := m.holdOf(id)
+	if hold == nil {
 		return store.ErrNotFound
 	}
 	if m.entry(id.EntryID(other)) != nil && m.fault != hasTwoOutcomes {
 		return store.ErrConflict
 	}
 	if m.entry(id.EntryID(kind)) == nil || m.fault == capturesTwice {
-		m.append(hold.account, store.Entry{
-			ID: id.EntryID(kind), Kind: kind, Amount: hold.Amount, AppID: hold.AppID, MessageID: messageID,
-		})
+		m.end(*hold, id, kind, messageID)
 	}
 	return nil
+}
+
+// holdOf returns the entry of a hold, or nil.
+func (m *memory) holdOf(id store.HoldID) *owned {
+	if e := m.entry(string(id)); e != nil && e.Kind == store.KindHold {
+		return e
+	}
+	return nil
+}
+
+// end gives a hold its outcome.
+func (m *memory) end(hold owned, id store.HoldID, kind store.Kind, messageID string) {
+	m.append(hold.account, store.Entry{
+		ID: id.EntryID(kind), Kind: kind, Amount: hold.Amount, AppID: hold.AppID, MessageID: messageID,
+	})
+	if early, ok := m.early[messageID]; ok && kind == store.KindCapture && m.fault != ignoresEarlyFees {
+		m.charge(hold, messageID, early.prices)
+	}
 }
 
 func (m *memory) Capture(ctx context.Context, id store.HoldID, messageID string) error {
@@ -158,6 +177,9 @@ func (m *memory) Credit(ctx context.Context, account tenant.AccountID, amount pr
 	}
 	if m.account(account) == nil {
 		return store.Balance{}, store.ErrNotFound
+	}
+	if store.ReservedEntryID(operation) && m.fault != sellsFeeIDs {
+		return store.Balance{}, store.ErrConflict
 	}
 	if e := m.entry(operation); e != nil && m.fault != creditsTwice {
 		if e.Kind != store.KindCredit || e.account != account || e.Amount != amount {

@@ -17,6 +17,7 @@ import (
 var randomChecks = []check{
 	{"random sequences do what a plain model does", randomSequences},
 	{"random sequences of many at once keep the books", randomConcurrently},
+	{"racing statuses and captures make the books of a plain model", racingBooks},
 }
 
 // player makes random moves, each of which may repeat or contradict an earlier
@@ -35,22 +36,23 @@ func pick[T any](r *rand.Rand, s []T) T { return s[r.IntN(len(s))] }
 
 func randomSequences(f *fixture) {
 	p := &player{fixture: f, Rand: f.rand(), apps: []tenant.AppID{newAppID(), newAppID(), newAppID()}}
-	accounts := []tenant.AccountID{f.account(0), f.account(0), f.account(0)}
-	p.m = newModel(accounts)
+	accounts := []tenant.AccountID{f.account(0), f.accountIn("EUR", 0), f.accountIn("TRY", 0)}
+	p.m = newModel(map[tenant.AccountID]string{accounts[0]: "USD", accounts[1]: "EUR", accounts[2]: "TRY"})
 	moves := []struct {
 		weight int
 		name   string
 		move   func()
 	}{
 		{30, "hold", p.newHold},
-		{8, "repeated hold", func() { p.hold(pick(p.Rand, p.asked)) }},
+		{12, "repeated hold", func() { p.hold(pick(p.Rand, p.asked)) }},
 		{20, "capture", func() { p.settle(store.KindCapture) }},
 		{14, "release", func() { p.settle(store.KindRelease) }},
+		{24, "statuses", p.someStatuses},
 		{14, "credit", p.newCredit},
 		{8, "repeated credit", p.repeatedCredit},
 		{3, "in doubt", p.settleInDoubt},
 		{12, "time", func() { p.Advance(time.Duration(p.IntN(50)) * time.Millisecond) }},
-		{1, "restart", p.restart},
+		{1, "restart", p.restartEarly},
 	}
 	var deck []int
 	for i, m := range moves {
@@ -62,7 +64,7 @@ func randomSequences(f *fixture) {
 	for len(p.asked) == 0 {
 		p.newHold()
 	}
-	for step := range p.steps(300) {
+	for step := range p.steps(500) {
 		m := moves[pick(p.Rand, deck)]
 		m.move()
 		for _, account := range accounts {
@@ -127,11 +129,13 @@ func (p *player) hold(a store.Admission) {
 
 // settle takes any hold that was asked for, be it open, settled or refused.
 func (p *player) settle(kind store.Kind) {
-	id := pick(p.Rand, p.asked).HoldID
+	id := p.someHold()
 	var err error
 	message := ""
 	if kind == store.KindCapture {
-		message = pick(p.Rand, []string{"", "wamid.1", "wamid.2"})
+		if p.IntN(4) > 0 {
+			message = p.messageOf(id)
+		}
 		err = p.Capture(p.Context(), id, message)
 	} else {
 		err = p.Release(p.Context(), id)

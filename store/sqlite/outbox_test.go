@@ -1,0 +1,128 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/tenant"
+)
+
+// put puts an event of an app into the outbox and returns its id.
+func put(t testing.TB, s *Store, app tenant.AppID) store.EventID {
+	t.Helper()
+	e := store.Event{ID: store.NewEventID(), App: app, Name: tenant.EventMessages, State: store.Pending, Payload: []byte("{}")}
+	if _, err := s.Receive(t.Context(), []store.Event{e}, nil); err != nil {
+		t.Fatal(err)
+	}
+	return e.ID
+}
+
+// The claims of a gateway end with it: nobody has to wait for them to run out.
+func TestRestartEndsClaims(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "gateway.db")
+	clock := newFakeClock()
+	s := open(t, path, clock.Now)
+	id := put(t, s, "app_1")
+	claimed, _, err := s.Claim(t.Context(), "app_1", 10, time.Hour)
+	if err != nil || len(claimed) != 1 {
+		t.Fatalf("claimed %d events, error %v", len(claimed), err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, path, clock.Now)
+	claimed, _, err = s.Claim(t.Context(), "app_1", 10, time.Hour)
+	if err != nil || len(claimed) != 1 || claimed[0].ID != id {
+		t.Errorf("after a restart %d events were claimed, error %v", len(claimed), err)
+	}
+}
+
+func TestCommandsDoNotClaim(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "gateway.db")
+	open(t, path, time.Now)
+	command, err := Open(t.Context(), path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer command.Close()
+	if _, _, err := command.Claim(t.Context(), "app_1", 10, time.Hour); err == nil {
+		t.Error("a store that was opened to administer claims events")
+	}
+}
+
+func TestSweepForgetsOldDeadLetters(t *testing.T) {
+	clock := newFakeClock()
+	s := open(t, filepath.Join(t.TempDir(), "gateway.db"), clock.Now)
+	put(t, s, "app_1")
+	old := put(t, s, "app_2")
+	if n, err := s.Bury(t.Context(), "app_2", clock.Now().Add(time.Second), "gone"); n != 1 || err != nil {
+		t.Fatalf("buried %d, error %v", n, err)
+	}
+	sweep := func() {
+		err := s.writer.do(t.Context(), &operation{apply: func(w *writer) error { w.sweep(); return nil }})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	clock.Advance(store.DeadLetterLifetime)
+	sweep()
+	if _, err := s.Event(t.Context(), old); err != nil {
+		t.Errorf("a dead letter is gone before its time: %v", err)
+	}
+	clock.Advance(time.Second)
+	sweep()
+	count := 0
+	for e, err := range s.Events(t.Context(), store.EventFilter{}) {
+		if err != nil || e.State != store.Pending {
+			t.Errorf("%s is left, error %v", e.State, err)
+		}
+		count++
+	}
+	if count != 1 {
+		t.Errorf("%d events are left, want the pending one", count)
+	}
+}
+
+// A database of the first schema keeps what it has.
+func TestOutboxComesToAnOlderDatabase(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "gateway.db")
+	script, err := os.ReadFile("migrations/0001_directory_and_wallet.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", dataSource(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, statement := range []string{string(script), `
+		INSERT INTO accounts (id, name, currency, created_at, credited, available) VALUES ('acct_1', 'A', 'USD', '2026-01-01T00:00:00Z', 5, 5);
+		INSERT INTO apps (id, name, account_id, phone_number_id, created_at) VALUES ('app_1', 'B', 'acct_1', '111', '2026-01-01T00:00:00Z');
+		PRAGMA user_version = 1`,
+		fmt.Sprintf("PRAGMA application_id = %d", applicationID),
+	} {
+		if _, err := db.ExecContext(context.Background(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, path, time.Now)
+	apps, err := s.AppsWithNumber(t.Context(), "111")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []tenant.App{{ID: "app_1", Name: "B", AccountID: "acct_1", PhoneNumberID: "111", CreatedAt: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}}
+	if diff := cmp.Diff(want, apps); diff != "" {
+		t.Error(diff)
+	}
+	put(t, s, "app_1")
+}

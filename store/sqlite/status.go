@@ -1,0 +1,193 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/connexease/caddy-whatsapp-gateway/pricing"
+	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/tenant"
+)
+
+// maxEarlyFees bounds the template fees in memory whose messages are not known
+// yet; most of them are of messages that somebody else has sent.
+const maxEarlyFees = 100_000
+
+// earlyFee is a template fee whose message is not known yet. It is in memory
+// alone: should the process end, so does the send that would have named it.
+type earlyFee struct {
+	prices map[string]pricing.Micros
+	at     time.Time
+}
+
+// Holds implements [store.Store].
+func (s *Store) Holds(ctx context.Context, ids []store.HoldID) (map[store.HoldID]store.Sender, error) {
+	senders := make(map[store.HoldID]store.Sender, len(ids))
+	for _, id := range ids {
+		if _, known := senders[id]; known || len(id) != store.HoldIDLength {
+			continue
+		}
+		var sender store.Sender
+		err := s.reading.QueryRowContext(ctx, `SELECT account_id, ifnull(app_id, ''),
+			EXISTS (SELECT 1 FROM ledger WHERE id IN (?2, ?3)) FROM ledger WHERE id = ?1`,
+			id.EntryID(store.KindHold), id.EntryID(store.KindCapture), id.Again().EntryID(store.KindCapture)).
+			Scan(&sender.Account, &sender.App, &sender.Captured)
+		if errors.Is(err, sql.ErrNoRows) {
+			continue
+		}
+		if err != nil {
+			return nil, s.readError(err)
+		}
+		senders[id] = sender
+	}
+	select {
+	case <-s.writer.closing:
+		return nil, store.ErrClosed
+	default:
+		return senders, ctx.Err()
+	}
+}
+
+// applyStatus does what a status means for the wallets.
+func (w *writer) applyStatus(status store.Status) (result store.StatusResult, err error) {
+	if status.TemplateFee != nil {
+		delete(w.earlyFees, status.MessageID) // this one takes its place
+	}
+	if status.Hold != "" {
+		result.Settled, err = w.settle(status.Hold, store.Captured, status.MessageID)
+		switch {
+		case errors.Is(err, store.ErrConflict):
+			result.Settled, err = w.captureReleased(status.Hold, status.MessageID)
+		case errors.Is(err, store.ErrNotFound):
+			status.Hold, err = "", nil
+		}
+		if err != nil {
+			return result, err
+		}
+	}
+	if status.TemplateFee != nil {
+		result.Fee, err = w.templateFee(status)
+	}
+	return result, err
+}
+
+// captureReleased charges for a message whose hold was given back: it is held
+// and captured anew. It tells whether that had not been done before.
+func (w *writer) captureReleased(id store.HoldID, messageID string) (bool, error) {
+	e, account, err := w.entry(id.EntryID(store.KindHold))
+	if err != nil {
+		return false, err
+	}
+	wl, err := w.walletOfEntry(account)
+	if err != nil {
+		return false, err
+	}
+	again := id.Again()
+	after := wl.Balance
+	after.Available -= e.Amount
+	after.Captured += e.Amount
+	held := store.Entry{ID: again.EntryID(store.KindHold), Kind: store.KindHold, Amount: e.Amount, Balance: after.Available, AppID: e.AppID, At: w.clock()}
+	if fresh, err := w.enter(held, wl); err != nil || !fresh {
+		return false, err
+	}
+	captured := held
+	captured.ID, captured.Kind, captured.MessageID = again.EntryID(store.KindCapture), store.KindCapture, messageID
+	fresh, err := w.enter(captured, wl)
+	if err == nil && !fresh {
+		err = errors.New("a capture without a hold is in the ledger")
+	}
+	if err != nil {
+		return false, err
+	}
+	wl.Balance = after
+	return true, w.chargeEarlyFee(wl, e.AppID, messageID)
+}
+
+// templateFee charges the fee of a status, or remembers it.
+func (w *writer) templateFee(status store.Status) (store.FeeResult, error) {
+	var app tenant.AppID
+	var account tenant.AccountID
+	var err error
+	if status.Hold != "" {
+		var hold store.Entry
+		hold, account, err = w.entry(status.Hold.EntryID(store.KindHold))
+		app = hold.AppID
+	} else {
+		err = w.statements.selectMessage.QueryRow(status.MessageID).Scan(&account, &app)
+	}
+	if errors.Is(err, sql.ErrNoRows) {
+		if len(w.earlyFees) < maxEarlyFees {
+			w.earlyFees[status.MessageID] = earlyFee{status.TemplateFee, w.clock()}
+		}
+		return store.FeeUnknownMessage, nil
+	}
+	if err != nil {
+		return store.NoFee, err
+	}
+	wl, err := w.walletOfEntry(account)
+	if err != nil {
+		return store.NoFee, err
+	}
+	return w.chargeTemplate(wl, app, status.MessageID, status.TemplateFee)
+}
+
+// chargeTemplate charges a message's template fee, once.
+func (w *writer) chargeTemplate(wl *wallet, app tenant.AppID, messageID string, prices map[string]pricing.Micros) (store.FeeResult, error) {
+	price, ok := prices[wl.currency]
+	if !ok {
+		return store.FeeNotPriced, nil
+	}
+	available, err := wl.Available.Add(-price)
+	captured, err2 := wl.Captured.Add(price)
+	if err != nil || err2 != nil {
+		return store.FeeNotPriced, nil // nobody means such an amount
+	}
+	fresh, err := w.enter(store.Entry{
+		ID: store.TemplateFeeID(messageID), Kind: store.KindTemplateFee, Amount: price,
+		Balance: available, MessageID: messageID, AppID: app, At: w.clock(),
+	}, wl)
+	if err != nil || !fresh {
+		return store.FeeRepeated, err
+	}
+	wl.Available, wl.Captured = available, captured
+	return store.FeeCharged, nil
+}
+
+// chargeEarlyFee charges the template fee that came before the message it is for.
+func (w *writer) chargeEarlyFee(wl *wallet, app tenant.AppID, messageID string) error {
+	fee, ok := w.earlyFees[messageID]
+	if !ok {
+		return nil
+	}
+	_, err := w.chargeTemplate(wl, app, messageID, fee.prices)
+	return err
+}
+
+// forgetEarlyFees drops the fees whose messages did not come.
+func (w *writer) forgetEarlyFees() {
+	for id, fee := range w.earlyFees {
+		if w.clock().Sub(fee.at) > store.EarlyFee {
+			delete(w.earlyFees, id)
+		}
+	}
+}
+
+// entry reads what a ledger entry moved and whose it is; sql.ErrNoRows where
+// there is none.
+func (w *writer) entry(id string) (e store.Entry, account tenant.AccountID, err error) {
+	err = w.statements.selectEntry.QueryRow(id).Scan(&e.Kind, &account, &e.Amount, &e.AppID)
+	return e, account, err
+}
+
+// walletOfEntry is [writer.wallet] for an account that the ledger names: that
+// there is none is no answer to the caller but a fault of the database.
+func (w *writer) walletOfEntry(account tenant.AccountID) (*wallet, error) {
+	wl, err := w.wallet(account)
+	if errors.Is(err, store.ErrNotFound) {
+		err = fmt.Errorf("the ledger names an account that is missing")
+	}
+	return wl, err
+}
