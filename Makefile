@@ -6,8 +6,17 @@ MODULE        := github.com/connexease/caddy-whatsapp-gateway
 
 .PHONY: run build xcaddy test check tools clean
 
-# The gateway on :8080 with a simulated Meta, until Ctrl-C.
-run: export META_URL ?= http://127.0.0.1:8081
+# The gateway on :8080 with a simulated Meta and a customer's endpoint, until
+# Ctrl-C. The secrets are the demo's. An address without a scheme is http, for
+# which Caddy makes no certificates.
+GATEWAY_ADDRESS ?= :8080
+META_SIMULATOR_ADDRESS ?= 127.0.0.1:8081
+run: export GATEWAY_ADDRESS := $(if $(findstring ://,$(GATEWAY_ADDRESS))$(filter :%,$(GATEWAY_ADDRESS)),,http://)$(GATEWAY_ADDRESS)
+run: export GATEWAY_URL ?= $(patsubst :%,http://127.0.0.1:%,$(GATEWAY_ADDRESS))
+run: export META_URL ?= http://$(META_SIMULATOR_ADDRESS)
+run: export WEBHOOK_VERIFY_TOKEN ?= demo-verify-token
+run: export META_APP_SECRET ?= demo-app-secret
+run: export DELIVERY_TARGETS ?= allow_private_targets
 run: build
 	@bin/caddy whatsapp-gateway demo --config Caddyfile.demo
 	@exec bin/caddy run --config Caddyfile.demo

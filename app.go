@@ -5,16 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
-	"strings"
+	"os"
 	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/connexease/caddy-whatsapp-gateway/delivery"
 	"github.com/connexease/caddy-whatsapp-gateway/pricing"
-	"github.com/connexease/caddy-whatsapp-gateway/seal"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	_ "github.com/connexease/caddy-whatsapp-gateway/store/sqlite" // the default store
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
@@ -51,14 +50,31 @@ type App struct {
 	// Default: 0.001.
 	BaseFee *pricing.Micros `json:"base_fee,omitempty"`
 
+	// The CSV file with the fees of template messages. Default: the built-in one,
+	// with Meta's published rates. Placeholders are allowed.
+	RateCard string `json:"rate_card,omitempty"`
+
 	// What becomes of a send whose outcome never arrived.
 	InDoubt InDoubt `json:"in_doubt,omitzero"`
 
+	// What Meta has to present when it verifies the webhook. Default: nothing is
+	// good enough.
+	WebhookVerifyToken string `json:"webhook_verify_token,omitempty"`
+
+	// The app secrets of Meta's that may have signed a webhook. Default: none, and
+	// every webhook is refused.
+	MetaAppSecrets []string `json:"meta_app_secret,omitempty"`
+
+	// How events are delivered to the apps' endpoints.
+	Delivery Delivery `json:"delivery,omitzero"`
+
 	logger  *zap.Logger
 	backend backend
+	rates   *pricing.RateCard
 	// stop ends the background work; it is nil unless that is under way.
-	stop    chan struct{}
+	stop    context.CancelFunc
 	stopped sync.WaitGroup
+	worker  *delivery.Worker
 	// longestSend is the longest upstream_timeout of the handlers.
 	longestSend time.Duration
 
@@ -68,6 +84,7 @@ type App struct {
 	users  int
 	store  *sharedStore
 	grants *grantCache
+	routes *routeCache
 }
 
 // KeyCache says how long answers about keys are believed.
@@ -77,14 +94,6 @@ type KeyCache struct {
 	Lifetime caddy.Duration `json:"lifetime,omitempty"`
 	// How long an unknown key is. Default: 10s.
 	NegativeLifetime caddy.Duration `json:"negative_lifetime,omitempty"`
-}
-
-// EncryptionKey is a key for access tokens at rest.
-type EncryptionKey struct {
-	// Names the key within sealed tokens: letters, digits, hyphens, underscores.
-	ID string `json:"id"`
-	// The key: 32 bytes in standard base64.
-	Secret string `json:"secret"`
 }
 
 // InDoubt is the policy for holds without an outcome.
@@ -105,12 +114,6 @@ type backend interface {
 	Open(ctx context.Context, serving bool) (store.Store, error)
 }
 
-// secretKeeper is a backend that makes and keeps the secrets that the
-// configuration leaves out.
-type secretKeeper interface {
-	Secret(name string) (string, error)
-}
-
 const (
 	defaultLifetime         = 30 * time.Second
 	defaultNegativeLifetime = 10 * time.Second
@@ -118,8 +121,6 @@ const (
 	defaultInDoubt          = 24 * time.Hour
 	inDoubtCapture          = "capture"
 	inDoubtRelease          = "release"
-	// defaultKeyID names the encryption key that was made, not configured.
-	defaultKeyID = "k1"
 	// openTimeout bounds the opening of a store.
 	openTimeout = 30 * time.Second
 )
@@ -147,6 +148,16 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.checkSecrets(); err != nil {
 		return err
 	}
+	if err := a.resolveWebhookSecrets(); err != nil {
+		return err
+	}
+	if err := a.loadRates(); err != nil {
+		return err
+	}
+	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
+		return err
+	}
+	setDefault(&a.Delivery.Timeout, caddy.Duration(delivery.DefaultTimeout))
 	setDefault(&a.KeyCache.Lifetime, caddy.Duration(defaultLifetime))
 	setDefault(&a.KeyCache.NegativeLifetime, caddy.Duration(defaultNegativeLifetime))
 	setDefault(&a.InDoubt.After, caddy.Duration(defaultInDoubt))
@@ -183,59 +194,25 @@ func (a *App) provisionBackend(ctx caddy.Context) error {
 	return a.backend.Resolve()
 }
 
-// secretPlaceholder is what a secret may be instead of itself.
-var secretPlaceholder = regexp.MustCompile(`\{(?:env|file)\.[^{}]+\}`)
-
-// resolveSecrets replaces the placeholders of every secret. An error names the
-// placeholder, and nothing else of what stands there.
-func (a *App) resolveSecrets() error {
-	replacer := caddy.NewReplacer()
-	resolve := func(setting string, secret *string) error {
-		if strings.ContainsAny(secretPlaceholder.ReplaceAllString(*secret, ""), "{}") {
-			return fmt.Errorf("%s: a brace can only belong to {env.NAME} or {file.PATH}", setting)
-		}
-		value, err := replacer.ReplaceOrErr(*secret, true, true)
-		if err != nil {
-			return fmt.Errorf("%s: %w", setting, err)
-		}
-		*secret = value
+// loadRates reads the rate card.
+func (a *App) loadRates() error {
+	if a.RateCard == "" {
+		a.rates = pricing.DefaultRateCard()
 		return nil
 	}
-	if err := resolve("key_pepper", &a.KeyPepper); err != nil {
-		return err
+	path, err := caddy.NewReplacer().ReplaceOrErr(a.RateCard, true, true)
+	if err != nil {
+		return fmt.Errorf("rate_card: %w", err)
 	}
-	for i := range a.EncryptionKeys {
-		key := &a.EncryptionKeys[i]
-		if err := resolve("encryption_key "+seal.PrintableID(key.ID), &key.Secret); err != nil {
-			return err
-		}
+	file, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("rate_card: %w", err)
+	}
+	defer file.Close()
+	if a.rates, err = pricing.ParseRateCard(file); err != nil {
+		return fmt.Errorf("rate_card: %s: %w", path, err)
 	}
 	return nil
-}
-
-// checkSecrets refuses keys that could not be used, and a store that keeps no
-// secrets where none are configured.
-func (a *App) checkSecrets() error {
-	if _, ok := a.backend.(secretKeeper); !ok {
-		if a.KeyPepper == "" {
-			return errors.New("key_pepper is required with this store")
-		}
-		if len(a.EncryptionKeys) == 0 {
-			return errors.New("encryption_key is required with this store")
-		}
-	}
-	_, err := newRing(a.EncryptionKeys)
-	return err
-}
-
-func newRing(keys []EncryptionKey) (*seal.Ring, error) {
-	ring := new(seal.Ring)
-	for _, key := range keys {
-		if err := ring.Add(key.ID, key.Secret); err != nil {
-			return nil, err
-		}
-	}
-	return ring, nil
 }
 
 // Validate refuses settings that make no sense.
@@ -253,26 +230,29 @@ func (a *App) Validate() error {
 	if err := a.RateLimit.Validate(); err != nil {
 		return fmt.Errorf("rate_limit: %w", err)
 	}
-	return nil
+	return a.Delivery.validate()
 }
 
-// Start opens the store and begins to look after holds in doubt.
+// Start opens the store, and begins to deliver events and to look after holds in
+// doubt.
 func (a *App) Start() error {
 	if err := a.acquire(); err != nil {
 		return err
 	}
-	a.stop = make(chan struct{})
-	a.stopped.Go(a.watchInDoubt)
+	var ctx context.Context
+	ctx, a.stop = context.WithCancel(context.Background())
+	a.stopped.Go(func() { a.watchInDoubt(ctx) })
+	a.deliver(ctx)
 	return nil
 }
 
-// Stop ends the background work. The store stays open for the requests under
-// way: servers are stopped in no particular order.
+// Stop ends the background work. The store stays open for the requests and
+// deliveries under way: servers are stopped in no particular order.
 func (a *App) Stop() error {
 	if a.stop == nil {
 		return nil
 	}
-	close(a.stop)
+	a.stop()
 	a.stopped.Wait()
 	a.stop = nil
 	a.release()
@@ -293,7 +273,7 @@ func (a *App) Cleanup() error {
 	}
 	select {
 	case <-appsInUse.none():
-	case <-time.After(admitTimeout + a.longestSend + settleTimeout):
+	case <-time.After(admitTimeout + max(a.longestSend, time.Duration(a.Delivery.Timeout)) + settleTimeout):
 		a.logger.Warn("exiting with requests under way")
 	}
 	return nil
@@ -353,29 +333,9 @@ func (a *App) open() (err error) {
 	a.store = s
 	if a.grants == nil {
 		a.grants = newGrantCache(pepper, ring, time.Duration(a.KeyCache.Lifetime), time.Duration(a.KeyCache.NegativeLifetime))
+		a.routes = newRouteCache(time.Duration(a.KeyCache.NegativeLifetime))
 	}
 	return nil
-}
-
-// secrets returns the configured secrets, or those that the store keeps.
-func (a *App) secrets() (*tenant.Pepper, *seal.Ring, error) {
-	pepper, keys := a.KeyPepper, a.EncryptionKeys
-	keeper, _ := a.backend.(secretKeeper) // there is one where it is needed: see checkSecrets
-	if pepper == "" {
-		var err error
-		if pepper, err = keeper.Secret("key_pepper"); err != nil {
-			return nil, nil, fmt.Errorf("key_pepper: %w", err)
-		}
-	}
-	if len(keys) == 0 {
-		secret, err := keeper.Secret("encryption_key")
-		if err != nil {
-			return nil, nil, fmt.Errorf("encryption_key: %w", err)
-		}
-		keys = []EncryptionKey{{ID: defaultKeyID, Secret: secret}}
-	}
-	ring, err := newRing(keys)
-	return tenant.NewPepper(pepper), ring, err
 }
 
 // Interface guards

@@ -82,15 +82,15 @@ type span struct{ start, end int }
 
 func (m *message) has(f field) bool { return m.present&(1<<f) != 0 }
 
-// readBody reads a request's body of up to limit bytes, for as long as
-// [bodyTimeout]. It does not trust a length that the client has only announced.
-func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, *failure) {
+// readBody reads a request's body of up to limit bytes, for as long as timeout.
+// It does not trust a length that the client has only announced.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64, timeout time.Duration) ([]byte, *failure) {
 	if r.ContentLength > limit {
 		return nil, tooLarge(limit)
 	}
 	// A server that knows no deadlines is left to its own timeouts.
 	controller := http.NewResponseController(w)
-	_ = controller.SetReadDeadline(time.Now().Add(bodyTimeout))
+	_ = controller.SetReadDeadline(time.Now().Add(timeout))
 	defer func() { _ = controller.SetReadDeadline(time.Time{}) }()
 
 	var body bytes.Buffer
@@ -241,6 +241,25 @@ func (m *message) withHold(id store.HoldID) []byte {
 		return splice(m.body, span{inside, inside}, string(id)+holdSeparator)
 	default:
 		return m.body
+	}
+}
+
+// splitHold returns the hold's id that withHold has put in front of a callback
+// data, and how many bytes of that are the gateway's. There may be none.
+func splitHold(callbackData string) (id store.HoldID, length int) {
+	if len(callbackData) < store.HoldIDLength {
+		return "", 0
+	}
+	id, own := store.HoldID(callbackData[:store.HoldIDLength]), callbackData[store.HoldIDLength:]
+	switch {
+	case !id.Valid():
+		return "", 0
+	case own == "":
+		return id, store.HoldIDLength
+	case strings.HasPrefix(own, holdSeparator):
+		return id, store.HoldIDLength + len(holdSeparator)
+	default:
+		return "", 0
 	}
 }
 

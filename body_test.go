@@ -2,6 +2,9 @@ package gateway
 
 import (
 	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -196,4 +199,87 @@ func BenchmarkParseMessage(b *testing.B) {
 			}
 		})
 	}
+}
+
+// What Meta gives back in a status is what it got.
+func FuzzHoldComesBackInFrontOfTheCustomersOwn(f *testing.F) {
+	for _, own := range []string{"", "own", "héllo \"\\\n", strings.Repeat("x", 480), strings.Repeat("é", 481), "hold_06h06un2e5o9n80r4fosomi78c:x"} {
+		f.Add(own)
+	}
+	f.Fuzz(func(t *testing.T, own string) {
+		own = strings.ToValidUTF8(own, "")
+		text, err := json.Marshal(own)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := parseMessage([]byte(`{"messaging_product":"whatsapp","to":"1","type":"text","biz_opaque_callback_data":` + string(text) + `}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := store.NewHoldID()
+		var sent struct {
+			CallbackData string `json:"biz_opaque_callback_data"`
+		}
+		if err := json.Unmarshal(m.withHold(id), &sent); err != nil {
+			t.Fatal(err)
+		}
+		if utf8.RuneCountInString(sent.CallbackData) > maxOpaque && sent.CallbackData != own {
+			t.Fatal("what is sent is too long for Meta")
+		}
+		got, length := splitHold(sent.CallbackData)
+		if sent.CallbackData == own {
+			if utf8.RuneCountInString(own)+len(id)+len(holdSeparator) <= maxOpaque {
+				t.Error("there is room for the hold, and it is not there")
+			}
+			return
+		}
+		if got != id || sent.CallbackData[length:] != own {
+			t.Errorf("the hold comes back as %q with %d bytes of the customer's", got, len(sent.CallbackData)-length)
+		}
+	})
+}
+
+func TestWhatOnlyLooksLikeAHoldIsTheCustomersOwn(t *testing.T) {
+	id := string(store.NewHoldID())
+	for _, own := range []string{"", "hold_", id[:len(id)-1], id + "x", strings.ToUpper(id), "x" + id, strings.Replace(id, "_", "-", 1), id[:len(id)-1] + "w", id[:len(id)-1] + ":"} {
+		if got, length := splitHold(own); got != "" || length != 0 {
+			t.Errorf("%q is taken for the hold %q", own, got)
+		}
+	}
+}
+
+func TestSignatureHeader(t *testing.T) {
+	digits := strings.Repeat("0aF", 21) + "9"
+	for header, want := range map[string]bool{
+		"sha256=" + digits: true, digits: false, "sha1=" + digits: false, "SHA256=" + digits: false, "sha256=": false,
+		"sha256=" + digits[1:]: false, "sha256=" + digits + "00": false, "sha256=" + digits[:63] + "g": false, "sha256= " + digits[1:]: false,
+	} {
+		if signature, ok := parseSignature(header); ok != want || ok && hex.EncodeToString(signature) != strings.ToLower(digits) {
+			t.Errorf("a header of %d characters is a signature: %v", len(header), ok)
+		}
+	}
+}
+
+func FuzzSigned(f *testing.F) {
+	f.Add([]byte("{}"), "secret", "other")
+	f.Fuzz(func(t *testing.T, body []byte, secret, other string) {
+		a := &App{MetaAppSecrets: []string{"first", secret}}
+		sign := func(secret string) []byte {
+			mac := hmac.New(sha256.New, []byte(secret))
+			mac.Write(body)
+			return mac.Sum(nil)
+		}
+		if !a.signed(body, sign(secret)) {
+			t.Error("a genuine webhook is refused")
+		}
+		// HMAC pads keys with zeros, so those that differ in nothing else are one key.
+		if strings.TrimRight(other, "\x00") != strings.TrimRight(secret, "\x00") && other != "first" && len(other) <= 64 && len(secret) <= 64 &&
+			strings.TrimRight(other, "\x00") != "first" && a.signed(body, sign(other)) {
+			t.Error("a forged webhook is taken")
+		}
+		changed := append([]byte{' '}, body...)
+		if a.signed(changed, sign(secret)) {
+			t.Error("a webhook is taken that was changed")
+		}
+	})
 }

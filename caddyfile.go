@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -49,7 +48,16 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //		encryption_key <key-id> <base64 of 32 bytes>
 //		rate_limit     <per-second> <per-minute>
 //		base_fee       <decimal>
+//		rate_card      <csv file>
 //		in_doubt       <duration> capture|release
+//		webhook_verify_token <secret>
+//		meta_app_secret      <secret>...
+//		delivery {
+//			timeout     <duration>
+//			concurrency <n> [<n per endpoint>]
+//			retry       <duration>...
+//			allow_private_targets
+//		}
 //	}
 //
 // encryption_key may stand more than once; the first one encrypts.
@@ -58,22 +66,13 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}
-	seen := make(map[string]bool)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		word := d.Val()
+	return parseBlock(d, func(word string) error {
 		parse, ok := appOptions[word]
 		if !ok {
 			return d.Errf("unrecognized option: %s", word)
 		}
-		if seen[word] && word != "encryption_key" {
-			return d.Errf("%s stands twice", word)
-		}
-		seen[word] = true
-		if err := parse(a, d); err != nil {
-			return err
-		}
-	}
-	return nil
+		return parse(a, d)
+	}, "encryption_key")
 }
 
 // appOptions are the words of the global option; each function stands on its
@@ -147,6 +146,42 @@ var appOptions = map[string]func(*App, *caddyfile.Dispenser) error{
 		a.BaseFee = &fee
 		return nil
 	},
+	"rate_card": func(a *App, d *caddyfile.Dispenser) error {
+		args, err := arguments(d, 1, 1)
+		if err != nil {
+			return err
+		}
+		a.RateCard = args[0]
+		return nil
+	},
+	"webhook_verify_token": func(a *App, d *caddyfile.Dispenser) error {
+		args, err := arguments(d, 1, 1)
+		if err == nil && args[0] == "" {
+			err = d.Err("webhook_verify_token is empty")
+		}
+		if err != nil {
+			return err
+		}
+		a.WebhookVerifyToken = args[0]
+		return nil
+	},
+	"meta_app_secret": func(a *App, d *caddyfile.Dispenser) error {
+		args, err := arguments(d, 1, maxAppSecrets)
+		a.MetaAppSecrets = args
+		return err
+	},
+	"delivery": func(a *App, d *caddyfile.Dispenser) error {
+		if d.NextArg() {
+			return d.ArgErr()
+		}
+		return parseBlock(d, func(word string) error {
+			parse, ok := deliveryOptions[word]
+			if !ok {
+				return d.Errf("unrecognized option: %s", word)
+			}
+			return parse(&a.Delivery, d)
+		})
+	},
 	"in_doubt": func(a *App, d *caddyfile.Dispenser) error {
 		args, err := arguments(d, 2, 2)
 		if err != nil {
@@ -159,6 +194,68 @@ var appOptions = map[string]func(*App, *caddyfile.Dispenser) error{
 		a.InDoubt.After, err = parseDuration(d, args[0])
 		return err
 	},
+}
+
+// deliveryOptions are the words of the block delivery.
+var deliveryOptions = map[string]func(*Delivery, *caddyfile.Dispenser) error{
+	"timeout": func(o *Delivery, d *caddyfile.Dispenser) error {
+		args, err := arguments(d, 1, 1)
+		if err != nil {
+			return err
+		}
+		o.Timeout, err = parseDuration(d, args[0])
+		return err
+	},
+	"concurrency": func(o *Delivery, d *caddyfile.Dispenser) error {
+		args, err := arguments(d, 1, 2)
+		if err != nil {
+			return err
+		}
+		for i, arg := range args {
+			n, err := strconv.Atoi(arg)
+			if err != nil || n < 1 {
+				return d.Errf("concurrency takes whole numbers of at least 1, not %s", arg)
+			}
+			*[]*int{&o.Concurrency, &o.ConcurrencyPerEndpoint}[i] = n
+		}
+		return nil
+	},
+	"retry": func(o *Delivery, d *caddyfile.Dispenser) error {
+		args, err := arguments(d, 1, maxRetries)
+		if err != nil {
+			return err
+		}
+		for _, arg := range args {
+			delay, err := parseDuration(d, arg)
+			if err != nil {
+				return err
+			}
+			o.Retry = append(o.Retry, delay)
+		}
+		return nil
+	},
+	"allow_private_targets": func(o *Delivery, d *caddyfile.Dispenser) error {
+		o.AllowPrivateTargets = true
+		_, err := arguments(d, 0, 0)
+		return err
+	},
+}
+
+// parseBlock has parse read each word of a block, none of which may stand twice
+// unless it is named here.
+func parseBlock(d *caddyfile.Dispenser, parse func(word string) error, repeatable ...string) error {
+	seen := make(map[string]bool)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		word := d.Val()
+		if seen[word] && !slices.Contains(repeatable, word) {
+			return d.Errf("%s stands twice", word)
+		}
+		seen[word] = true
+		if err := parse(word); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // parseHandler reads the site directive.
@@ -183,18 +280,7 @@ func (h *Handler) unmarshalCaddyfile(helper httpcaddyfile.Helper) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}
-	seen := make(map[string]bool)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		word := d.Val()
-		if seen[word] {
-			return d.Errf("%s stands twice", word)
-		}
-		seen[word] = true
-		if err := h.unmarshalOption(helper, word); err != nil {
-			return err
-		}
-	}
-	return nil
+	return parseBlock(d, func(word string) error { return h.unmarshalOption(helper, word) })
 }
 
 func (h *Handler) unmarshalOption(helper httpcaddyfile.Helper, word string) error {
@@ -254,9 +340,14 @@ func arguments(d *caddyfile.Dispenser, least, most int) ([]string, error) {
 	word := d.Val()
 	args := d.RemainingArgs()
 	if len(args) < least || len(args) > most {
-		return nil, d.Errf("%s has %d arguments and takes %s", word, len(args), strings.Join(slices.Compact([]string{
-			strconv.Itoa(least), strconv.Itoa(most),
-		}), " or "))
+		takes := strconv.Itoa(least)
+		switch {
+		case most == least+1:
+			takes += " or " + strconv.Itoa(most)
+		case most > least:
+			takes += " to " + strconv.Itoa(most)
+		}
+		return nil, d.Errf("%s has %d arguments and takes %s", word, len(args), takes)
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		return nil, d.Errf("%s takes no block", word)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -26,11 +27,12 @@ func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "whatsapp-gateway",
 		Usage: "<noun> <verb>",
-		Short: "Administers the WhatsApp gateway: accounts, apps and keys",
+		Short: "Administers the WhatsApp gateway: accounts, apps, keys and events",
 		Long: `
 Administers the WhatsApp gateway. An account is a prepaid wallet. An app is one
 WhatsApp number with its Meta access token, and names the account that pays for
-it. A key belongs to an app and is what a program sends messages with.
+it. A key belongs to an app and is what a program sends messages with. What Meta
+reports of the number are events, which are delivered to the app's webhook.
 
 The store is the one that the configuration names (--config), and a gateway may
 be running on it. From nothing to the first message:
@@ -58,12 +60,13 @@ func addCommands(root *cobra.Command) {
 		if words := cmd.Flags().Args(); cmd.HasSubCommands() && len(words) > 0 {
 			err = unknownCommand(words[0]) // the cause of a flag that is unknown here
 		}
-		return report(cmd, usageError{err})
+		return report(cmd, usageError{flagError(err)})
 	})
 	root.AddCommand(
 		noun("account", "Prepaid wallets", accountCreate(), accountList(), accountShow(), accountCredit(), accountLedger()),
-		noun("app", "WhatsApp numbers, their Meta tokens and their limits", appCreate(), appSet(), appList(), appShow()),
+		noun("app", "WhatsApp numbers, their Meta tokens, limits and webhooks", appCreate(), appSet(), appList(), appShow()),
 		noun("key", "API keys of an app", keyCreate(), keyList(), keyRevoke()),
+		noun("event", "What Meta reported and is not delivered yet", eventList(), eventShow(), eventReplay()),
 		noun("token", "Meta access tokens at rest", tokenRotate()),
 		demo(),
 	)
@@ -122,11 +125,16 @@ func verb(use, short string, run runVerb) *cobra.Command {
 	}
 }
 
+// anyIDs is how a command's Use says that it takes any number of ids.
+const anyIDs = "[ID...]"
+
 // checkArguments compares what was given with what the command's Use names. It
 // repeats no argument: one too many may well be a secret in the wrong place.
 func checkArguments(cmd *cobra.Command, args []string) error {
 	wanted := strings.Fields(cmd.Use)[1:]
 	switch {
+	case slices.Contains(wanted, anyIDs):
+		return nil
 	case len(args) < len(wanted):
 		return usageError{fmt.Errorf("%s is missing", wanted[len(args)])}
 	case len(args) > len(wanted) && len(wanted) == 0:
@@ -145,9 +153,9 @@ func (e usageError) Unwrap() error { return e.error }
 // exitUsage is the exit status after a usageError.
 const exitUsage = 2
 
-// secretArgument is a token or a key that was given where it does not belong,
+// secretArgument is a token, a key or a webhook's secret that was given where it does not belong,
 // perhaps with something stuck to it. Unlike Meta's texts, this one may lose more.
-var secretArgument = regexp.MustCompile(`EAA[0-9A-Za-z]{8,}|[ps]k_[0-9A-Za-z]{8,}`)
+var secretArgument = regexp.MustCompile(`EAA[0-9A-Za-z]{8,}|[ps]k_[0-9A-Za-z]{8,}|whsec_[0-9A-Za-z+/=]+`)
 
 // report tells what went wrong, in one line on standard error, and returns the
 // error that makes Caddy exit with the right status.

@@ -153,7 +153,8 @@ func accountLedger() *cobra.Command {
 	cmd.Long = `List what moved an account's money, oldest first.
 
 A credit adds to what is available. Each send holds its fee, and Meta's answer
-captures it or releases it. The balance is what was available after the entry.`
+captures it or releases it. A template fee is charged when a template was
+delivered. The balance is what was available after the entry.`
 	flag(cmd, &since, "since", "leave out what is older: a `time`, a date, or a duration ago such as 24h", parsePast)
 	return cmd
 }

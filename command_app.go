@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +29,7 @@ type appView struct {
 	HasAccessToken   bool              `json:"has_access_token"`
 	AccessTokenKeyID *string           `json:"access_token_key_id"`
 	CreatedAt        time.Time         `json:"created_at"`
+	webhookView
 }
 
 func viewApp(a tenant.App) appView {
@@ -35,6 +37,7 @@ func viewApp(a tenant.App) appView {
 		ID: a.ID, Name: a.Name, AccountID: optional(a.AccountID),
 		WABAID: optional(a.WABAID), PhoneNumberID: optional(a.PhoneNumberID),
 		HasAccessToken: a.AccessToken != "", CreatedAt: a.CreatedAt,
+		webhookView: viewWebhook(a.Webhook),
 	}
 	if a.RateLimit != nil {
 		view.PerSecond, view.PerMinute = &a.RateLimit.PerSecond, &a.RateLimit.PerMinute
@@ -54,6 +57,7 @@ type appFlags struct {
 	phoneNumberID, wabaID string
 	tokenFile             string
 	perSecond, perMinute  int
+	webhook               webhookFlags
 }
 
 func (f *appFlags) add(cmd *cobra.Command) {
@@ -64,6 +68,16 @@ func (f *appFlags) add(cmd *cobra.Command) {
 	flag(cmd, &f.tokenFile, "access-token-file", "the `file` with Meta's access token; - is standard input", parsePath)
 	flag(cmd, &f.perSecond, "per-second", "the most requests in any second, a `number`; 0 is the configured limits", parseLimit)
 	flag(cmd, &f.perMinute, "per-minute", "the most requests in any minute, a `number`; 0 is the configured limits", parseLimit)
+	f.webhook.add(cmd)
+	checkUsage(cmd, func([]string) error {
+		config, _ := cmd.Flags().GetString("config")
+		inputs := []string{config, f.tokenFile, f.webhook.secretFile}
+		inputs = slices.DeleteFunc(inputs, func(file string) bool { return file != "-" })
+		if len(inputs) > 1 {
+			return errors.New("only one file can be standard input")
+		}
+		return nil
+	})
 }
 
 // sealToken reads and seals the access token, if one is given.
@@ -101,9 +115,11 @@ func (f *appFlags) apply(c *command, app *tenant.App) error {
 		app.WABAID = f.wabaID
 	}
 	if given("per-second") || given("per-minute") {
-		return f.applyLimits(c, app)
+		if err := f.applyLimits(c, app); err != nil {
+			return err
+		}
 	}
-	return nil
+	return f.webhook.apply(c, app)
 }
 
 // applyLimits completes what was given with what applies to the app now.
@@ -133,6 +149,9 @@ func appCreate() *cobra.Command {
 	f := new(appFlags)
 	cmd := verb("create", "Create an app", func(ctx context.Context, c *command, _ []string) error {
 		app := tenant.App{ID: tenant.AppID(tenant.NewID(appPrefix)), CreatedAt: now()}
+		if err := f.webhook.readSecret(c); err != nil {
+			return err
+		}
 		if err := f.apply(c, &app); err != nil {
 			return err
 		}
@@ -145,11 +164,12 @@ func appCreate() *cobra.Command {
 		}
 		return c.print(viewApp(app))
 	})
-	cmd.Long = `Create an app: one WhatsApp number, its Meta access token and its limits.
+	cmd.Long = `Create an app: one WhatsApp number, its Meta access token, limits and webhook.
 
 An app without a phone number id or a token can send to the sandbox only, and
-one without an account nothing at all. What is left out can be given later with
-"app set".`
+one without an account nothing at all. One without a webhook URL gets no events;
+with one it gets all, or those that --events names. What is left out can be
+given later with "app set".`
 	f.add(cmd)
 	require(cmd, "account", "name")
 	return cmd
@@ -161,6 +181,9 @@ func appSet() *cobra.Command {
 		id := tenant.AppID(args[0])
 		if _, err := c.store.App(ctx, id); err != nil {
 			return notFound(err, "app", id)
+		}
+		if err := f.webhook.readSecret(c); err != nil {
+			return err
 		}
 		token, err := f.sealToken(c, id)
 		if err != nil {
@@ -178,9 +201,13 @@ func appSet() *cobra.Command {
 		return c.print(viewApp(app))
 	})
 	cmd.Long = `Change an app: what is given, and nothing else. "--account none" takes the
-account away; an empty id removes the id.`
+account away; an empty id removes the id, and an empty URL the URL. Headers
+replace all that there were; --header "" removes them.
+
+An endpoint that answered 410 is disabled. Naming its URL, be it the same one,
+enables it again.`
 	f.add(cmd)
-	cmd.MarkFlagsOneRequired("name", "account", "phone-number-id", "waba-id", "access-token-file", "per-second", "per-minute")
+	cmd.MarkFlagsOneRequired(append(webhookFlagNames, "name", "account", "phone-number-id", "waba-id", "access-token-file", "per-second", "per-minute")...)
 	return cmd
 }
 
@@ -195,7 +222,7 @@ func appList() *cobra.Command {
 }
 
 func appShow() *cobra.Command {
-	return verb("show ID", "Show an app, but for its token", func(ctx context.Context, c *command, args []string) error {
+	return verb("show ID", "Show an app, but for its secrets", func(ctx context.Context, c *command, args []string) error {
 		id := tenant.AppID(args[0])
 		app, err := c.store.App(ctx, id)
 		if err != nil {

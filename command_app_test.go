@@ -20,17 +20,25 @@ func TestAppCommands(t *testing.T) {
 	diff(t, record{
 		"name": "Bare", "account_id": nil, "per_second": nil, "per_minute": nil, "waba_id": nil, "phone_number_id": nil,
 		"has_access_token": false, "access_token_key_id": nil,
+		"webhook_url": nil, "has_webhook_secret": false, "events": nil, "header_names": []any{}, "webhook_disabled_at": nil,
 	}, bare, "id", "created_at")
 
 	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte(operatorToken+"\r\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	secretFile := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secretFile, []byte(webhookSecret+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	whole := l.record("app", "create", "--account", account, "--name", "Whole", "--phone-number-id", "111", "--waba-id", "222",
-		"--access-token-file", file, "--per-second", "5", "--per-minute", "50")
+		"--access-token-file", file, "--per-second", "5", "--per-minute", "50", "--webhook-url", "https://hooks.example/in",
+		"--webhook-secret-file", secretFile, "--events", "read,messages", "--header", "X-Team: a", "--header", "X-Region: eu")
 	diff(t, record{
 		"name": "Whole", "account_id": account, "per_second": 5.0, "per_minute": 50.0, "waba_id": "222", "phone_number_id": "111",
 		"has_access_token": true, "access_token_key_id": "k1",
+		"webhook_url": "https://hooks.example/in", "has_webhook_secret": true, "events": []any{"messages", "read"},
+		"header_names": []any{"X-Region", "X-Team"}, "webhook_disabled_at": nil,
 	}, whole, "id", "created_at")
 	diff(t, whole, l.record("app", "show", whole["id"].(string)))
 	diff(t, []record{bare, whole}, l.records("app", "list"))
@@ -40,7 +48,7 @@ func TestAppCommands(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, secret := range []string{operatorToken, string(sealed.AccessToken)} {
+	for _, secret := range []string{operatorToken, string(sealed.AccessToken), webhookSecret} {
 		if strings.Contains(l.printed.String()+table, secret) {
 			t.Error("a token was printed")
 		}
@@ -67,6 +75,16 @@ func TestAppSetChangesOnlyWhatIsGiven(t *testing.T) {
 		{"--per-minute", "0", record{"per_second": nil, "per_minute": nil}},
 		{"--phone-number-id", "", record{"phone_number_id": nil}},
 		{"--waba-id", "", record{"waba_id": nil}},
+		{"--events", "read, messages,read", record{}},
+		{"--webhook-url", "https://hooks.example/in?key=x", record{"webhook_url": "https://hooks.example/in?***", "events": []any{"messages", "read"}}},
+		{"--events", "all", record{"events": everyEvent}},
+		{"--events", "account", record{"events": []any{"account"}}},
+		{"--header", "X-Team: a", record{"header_names": []any{"X-Team"}}},
+		{"--header", "X-Region:eu", record{"header_names": []any{"X-Region"}}},
+		{"--webhook-secret-file", "-", record{"has_webhook_secret": true}},
+		{"--webhook-url", "", record{"webhook_url": nil, "events": nil}},
+		{"--webhook-url", "https://hooks.example", record{"webhook_url": "https://hooks.example", "events": []any{"account"}}},
+		{"--header", "", record{"header_names": []any{}}},
 	} {
 		maps.Copy(before, step.changes)
 		printed := decode[record](t, l.doWith(operatorToken+"\n", "app", "set", id, step.flag, step.value, "--json"))

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/spf13/cobra"
 
+	"github.com/connexease/caddy-whatsapp-gateway/delivery"
 	"github.com/connexease/caddy-whatsapp-gateway/pricing"
 	"github.com/connexease/caddy-whatsapp-gateway/seal"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
@@ -32,6 +34,8 @@ const (
 	demoOperation = "credit_demo"
 	// demoKeyFile is the name of the secret that keeps the key.
 	demoKeyFile = "demo_key"
+	// demoReceiver is where Caddyfile.demo receives the events.
+	demoReceiver = "127.0.0.1:8082"
 )
 
 // secretFiles is a store that has a place for files with secrets.
@@ -45,6 +49,8 @@ type demonstration struct {
 	AppID     tenant.AppID     `json:"app_id"`
 	Key       string           `json:"key"`
 	Commands  [2]string        `json:"commands"`
+	// WebhookURL is where the app's events go; null is nowhere.
+	WebhookURL *string `json:"webhook_url"`
 }
 
 func demo() *cobra.Command {
@@ -53,11 +59,11 @@ func demo() *cobra.Command {
 		if err != nil {
 			return fmt.Errorf("GATEWAY_ADDRESS: %w", err)
 		}
-		key, err := prepareDemo(ctx, c)
+		app, key, err := prepareDemo(ctx, c)
 		if err != nil {
 			return err
 		}
-		d := demonstration{AccountID: demoAccount, AppID: demoApp, Key: string(key)}
+		d := demonstration{AccountID: demoAccount, AppID: demoApp, Key: string(key), WebhookURL: viewWebhook(app.Webhook).URL}
 		for i, query := range []string{"?is_fake=true", ""} {
 			d.Commands[i] = fmt.Sprintf(`curl -sS '%s/v1/wa/message%s' -H 'Authorization: Bearer %s' -H 'Content-Type: application/json' -d '%s'`,
 				address, query, d.Key, `{"messaging_product":"whatsapp","to":"12025550100","type":"text","text":{"body":"Hello"}}`)
@@ -65,8 +71,12 @@ func demo() *cobra.Command {
 		if c.json {
 			return c.print(d)
 		}
+		events := "The app's events go nowhere: it has no webhook."
+		if d.WebhookURL != nil {
+			events = "The app's events go to " + *d.WebhookURL
+		}
 		_, err = fmt.Fprintf(c.OutOrStdout(), "The demo's API key:\n\n%s\n\nA sandbox send, which is checked and goes nowhere:\n\n%s\n\n"+
-			"A send through the Meta simulator, which is charged to account %s:\n\n%s\n", d.Key, d.Commands[0], d.AccountID, d.Commands[1])
+			"A send through the Meta simulator, which is charged to account %s:\n\n%s\n\n%s\n", d.Key, d.Commands[0], d.AccountID, d.Commands[1], events)
 		return err
 	})
 	cmd.Long = `Create an account, an app and a key to try the gateway with, and print the key
@@ -74,59 +84,98 @@ and two commands that send with it. The second time it only prints.
 
 The app's access token is good for the Meta simulator and for nothing else. The
 key is kept in a file beside the database. The commands go to the address in
-the environment variable GATEWAY_ADDRESS (default :8080).`
+the environment variable GATEWAY_ADDRESS (default :8080). Where the
+configuration allows private targets, the app's events go to the address in
+WEBHOOK_RECEIVER_ADDRESS (default 127.0.0.1:8082).`
 	return cmd
 }
 
 // prepareDemo makes sure that the demonstration's records are there, and
-// returns a key that works.
-func prepareDemo(ctx context.Context, c *command) (tenant.Key, error) {
+// returns the app and a key that works.
+func prepareDemo(ctx context.Context, c *command) (app tenant.App, key tenant.Key, err error) {
 	files, ok := c.app.backend.(secretFiles)
 	if !ok {
-		return "", errors.New("the demo needs the sqlite store")
+		return app, "", errors.New("the demo needs the sqlite store")
 	}
 	pepper, ring, err := c.secrets()
 	if err != nil {
-		return "", err
+		return app, "", err
+	}
+	webhook, err := demoWebhook(c)
+	if err != nil {
+		return app, "", err
 	}
 	err = c.store.CreateAccount(ctx, tenant.Account{ID: demoAccount, Name: demoName, Currency: "USD", CreatedAt: now()})
 	if err != nil && !errors.Is(err, store.ErrExists) {
-		return "", err
+		return app, "", err
 	}
 	if _, err := c.store.Credit(ctx, demoAccount, demoCredit, demoOperation); err != nil {
-		return "", err
+		return app, "", err
 	}
-	if err := prepareDemoApp(ctx, c.store, ring); err != nil {
-		return "", err
+	if app, err = prepareDemoApp(ctx, c.store, ring, webhook); err != nil {
+		return app, "", err
 	}
-	return demoKey(ctx, c, pepper, files.SecretFile(demoKeyFile))
+	key, err = demoKey(ctx, c, pepper, files.SecretFile(demoKeyFile))
+	return app, key, err
 }
 
-// prepareDemoApp creates the app. One that is there gets a new token only where
-// the encryption key of its token was lost.
-func prepareDemoApp(ctx context.Context, directory store.Directory, ring *seal.Ring) error {
+// demoWebhook returns a new webhook to a receiver on this machine, or nil where
+// the configuration does not allow that.
+func demoWebhook(c *command) (*tenant.Webhook, error) {
+	if !c.app.Delivery.AllowPrivateTargets {
+		return nil, nil
+	}
+	address := demoReceiver
+	if set := os.Getenv("WEBHOOK_RECEIVER_ADDRESS"); set != "" {
+		address = set
+	}
+	receiver, err := gatewayURL("http://" + address)
+	if err == nil {
+		receiver += "/"
+		err = delivery.CheckURL(receiver, true)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("WEBHOOK_RECEIVER_ADDRESS: %w", err)
+	}
+	var secret [32]byte
+	rand.Read(secret[:]) // it never fails
+	return &tenant.Webhook{
+		URL:    receiver,
+		Secret: tenant.Secret("whsec_" + base64.StdEncoding.EncodeToString(secret[:])),
+	}, nil
+}
+
+// prepareDemoApp creates the app. One that is there gets the webhook only where
+// it has none, and a new token only where the encryption key of its token was lost.
+func prepareDemoApp(ctx context.Context, directory store.Directory, ring *seal.Ring, webhook *tenant.Webhook) (tenant.App, error) {
 	token, err := ring.Seal(demoApp, "EAA"+rand.Text())
 	if err != nil {
-		return err
+		return tenant.App{}, err
 	}
-	err = directory.CreateApp(ctx, tenant.App{
+	app := tenant.App{
 		ID: demoApp, Name: demoName, AccountID: demoAccount, CreatedAt: now(),
-		PhoneNumberID: "100000000000001", WABAID: "200000000000001", AccessToken: token,
-	})
-	if !errors.Is(err, store.ErrExists) {
-		return err
+		PhoneNumberID: "100000000000001", WABAID: "200000000000001", AccessToken: token, Webhook: webhook,
 	}
-	_, err = directory.UpdateApp(ctx, demoApp, func(app *tenant.App) error {
-		if _, err := ring.Open(app.ID, app.AccessToken); err == nil {
+	if err := directory.CreateApp(ctx, app); !errors.Is(err, store.ErrExists) {
+		return app, err
+	}
+	app, err = directory.UpdateApp(ctx, demoApp, func(app *tenant.App) error {
+		_, lost := ring.Open(app.ID, app.AccessToken)
+		if lost == nil && (app.Webhook != nil || webhook == nil) {
 			return errCurrent
 		}
-		app.AccessToken = token
+		if lost != nil {
+			app.AccessToken = token
+		}
+		if app.Webhook == nil {
+			app.Webhook = webhook
+		}
 		return nil
 	})
 	if errors.Is(err, errCurrent) {
-		return nil
+		return directory.App(ctx, demoApp)
 	}
-	return err
+	return app, err
 }
 
 // demoKey returns the key in the file, if it still works, or else a new one in

@@ -42,6 +42,7 @@ func TestDemoIsMadeOnceAndPrintedAlways(t *testing.T) {
 	diff(t, record{
 		"id": "app_demo", "name": "Demo", "account_id": "acct_demo", "per_second": nil, "per_minute": nil,
 		"waba_id": "200000000000001", "phone_number_id": "100000000000001", "has_access_token": true, "access_token_key_id": "k1",
+		"webhook_url": nil, "has_webhook_secret": false, "events": nil, "header_names": []any{}, "webhook_disabled_at": nil,
 	}, l.record("app", "show", "app_demo"), "created_at")
 
 	key := data["key"].(string)
@@ -53,9 +54,9 @@ func TestDemoIsMadeOnceAndPrintedAlways(t *testing.T) {
 		"curl -sS 'http://127.0.0.1:8080/v1/wa/message?is_fake=true'" + body,
 		"curl -sS 'http://127.0.0.1:8080/v1/wa/message'" + body,
 	}
-	diff(t, record{"account_id": "acct_demo", "app_id": "app_demo", "key": key, "commands": want}, data)
+	diff(t, record{"account_id": "acct_demo", "app_id": "app_demo", "key": key, "commands": want, "webhook_url": nil}, data)
 	lines := strings.Split(first, "\n")
-	for _, line := range []string{key, want[0].(string), want[1].(string)} {
+	for _, line := range []string{key, want[0].(string), want[1].(string), "The app's events go nowhere: it has no webhook."} {
 		if !slices.Contains(lines, line) {
 			t.Errorf("%q is not a line of %q", line, first)
 		}
@@ -117,6 +118,59 @@ func TestDemoGetsANewTokenWhereTheEncryptionKeyIsLost(t *testing.T) {
 	token, err := ring.Open(app.ID, app.AccessToken)
 	if err != nil || !strings.HasPrefix(token, "EAA") || strings.Contains(l.printed.String(), token) {
 		t.Errorf("the token is not of Meta's form, or was printed; error %v", err)
+	}
+}
+
+func TestDemoGetsAWebhookWhereItMay(t *testing.T) {
+	allow := []string{"delivery {", "allow_private_targets", "}"}
+	t.Setenv("WEBHOOK_RECEIVER_ADDRESS", "")
+	l := newCommandLine(t)
+	l.do("demo")
+	l.configure(allow...)
+	diff(t, "http://127.0.0.1:8082/", l.record("demo")["webhook_url"])
+	app := l.record("app", "show", "app_demo")
+	diff(t, []any{"http://127.0.0.1:8082/", true, everyEvent}, []any{app["webhook_url"], app["has_webhook_secret"], app["events"]})
+	secret := func() tenant.Secret {
+		t.Helper()
+		app, err := l.open(false).App(t.Context(), demoApp)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return app.Webhook.Secret
+	}
+	first := secret()
+	if encoded, ok := strings.CutPrefix(string(first), "whsec_"); !ok || len(encoded) != 44 || strings.Contains(l.printed.String(), encoded) {
+		t.Error("the secret is not of the right form, or was printed")
+	}
+
+	// A webhook that is there is left alone, whoever made it.
+	t.Setenv("WEBHOOK_RECEIVER_ADDRESS", "127.0.0.1:9999")
+	if text := l.do("demo"); !strings.HasSuffix(text, "\n\nThe app's events go to http://127.0.0.1:8082/\n") {
+		t.Errorf("it prints %q", text)
+	}
+	if secret() != first {
+		t.Error("the secret is another one")
+	}
+	for address, want := range map[string]any{"": nil, "https://hooks.example/?key=x": "https://hooks.example/?***"} {
+		l.do("app", "set", "app_demo", "--webhook-url", address)
+		diff(t, want, l.record("demo")["webhook_url"])
+	}
+}
+
+func TestDemoWebhookGoesToTheReceiver(t *testing.T) {
+	for address, want := range map[string]string{
+		"127.0.0.1:9999": "http://127.0.0.1:9999/",
+		":9999":          "http://127.0.0.1:9999/",
+		"localhost:9999": "http://localhost:9999/",
+	} {
+		t.Setenv("WEBHOOK_RECEIVER_ADDRESS", address)
+		l := newCommandLine(t, "delivery {", "allow_private_targets", "}")
+		diff(t, any(want), l.record("demo")["webhook_url"])
+	}
+	t.Setenv("WEBHOOK_RECEIVER_ADDRESS", "127.0.0.1:port")
+	r := newCommandLine(t, "delivery {", "allow_private_targets", "}").run("", "demo")
+	if r.code != 1 || !strings.HasPrefix(r.stderr, "WEBHOOK_RECEIVER_ADDRESS: ") {
+		t.Errorf("exit status %d, standard error %q", r.code, r.stderr)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
@@ -24,6 +25,33 @@ func flag[T any](cmd *cobra.Command, value *T, name, usage string, parse func(st
 		*value, err = parse(s)
 		return err
 	})
+}
+
+// flagError says what is wrong with a flag. It repeats nothing of the value,
+// which may be a secret.
+func flagError(err error) error {
+	if invalid := new(pflag.InvalidValueError); errors.As(err, &invalid) {
+		return fmt.Errorf("--%s: %w", invalid.GetFlag().Name, invalid.Unwrap())
+	}
+	// What follows an unknown letter would be its value.
+	if unknown := new(pflag.NotExistError); errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() != "" {
+		return fmt.Errorf("unknown flag: -%s", unknown.GetSpecifiedName())
+	}
+	return err
+}
+
+// checkUsage adds a check of what a verb is given, before anything is opened.
+func checkUsage(cmd *cobra.Command, check func(args []string) error) {
+	before := cmd.PreRunE
+	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
+		if err := before(cmd, args); err != nil {
+			return err
+		}
+		if err := check(args); err != nil {
+			return report(cmd, usageError{err})
+		}
+		return nil
+	}
 }
 
 // require makes flags necessary.

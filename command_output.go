@@ -118,6 +118,15 @@ func optional[T comparable](value T) *T {
 	return &value
 }
 
+// listed names what there is to choose from.
+func listed[T ~string](choices []T) string {
+	names := make([]string, len(choices))
+	for i, choice := range choices {
+		names[i] = string(choice)
+	}
+	return strings.Join(names, ", ")
+}
+
 func newTable(out io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(out, 0, 0, 2, ' ', 0) }
 
 func marshal(v any) ([]byte, error) {
@@ -172,10 +181,13 @@ func cell(value any) string {
 	if value == "" {
 		return nothingCell
 	}
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '?' // it would break the table or do something to the terminal
-		}
-		return r
-	}, fmt.Sprint(value))
+	return strings.Map(visible, fmt.Sprint(value))
+}
+
+// visible replaces what would break the table or do something to the terminal.
+func visible(r rune) rune {
+	if !unicode.IsPrint(r) {
+		return '?'
+	}
+	return r
 }

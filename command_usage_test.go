@@ -32,7 +32,7 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 	for _, words := range []string{
 		"", "account", "account create", "account list", "account show", "account credit", "account ledger",
 		"app", "app create", "app set", "app list", "app show",
-		"key", "key create", "key list", "key revoke", "token", "token rotate", "demo",
+		"key", "key create", "key list", "key revoke", "event", "event list", "event show", "event replay", "token", "token rotate", "demo",
 	} {
 		r := l.run("", append(strings.Fields(words), "--help")...)
 		if r.code != 0 || r.stderr != "" || !strings.Contains(r.stdout, strings.TrimSpace("caddy whatsapp-gateway "+words)) {
@@ -47,7 +47,7 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 func TestWrongUsage(t *testing.T) {
 	l := newCommandLine(t)
 	for _, args := range []string{
-		"frob", "event list", "account frob", "account frob --name x", "--frob", "account --frob",
+		"frob", "account frob", "account frob --name x", "--frob", "account --frob",
 		"account create", "account create --name", "account create --name=", "account create --name a\x07b",
 		"account create --name " + strings.Repeat("x", maxName+1),
 		"account create --name a --currency usd", "account create --name a --currency EURO",
@@ -57,14 +57,20 @@ func TestWrongUsage(t *testing.T) {
 		"account credit a -1x", "account credit a 1 --frob", "account credit a 1 --id=",
 		"account ledger", "account ledger a --since yesterday", "account ledger a --since -24h", "account ledger a --since=",
 		"app create", "app create --name a", "app create --account a", "app create --name a --account=",
-		"app create --name a --account b --webhook-url u", "app create --name a --account b --access-token t",
+		"app create --name a --account b --webhook-secret s", "app create --name a --account b --access-token t",
 		"app create --name a --account b --access-token-file=", "app create --name a --account b --phone-number-id 1/2",
 		"app create --name a --account b --waba-id x", "app create --name a --account b --per-second x",
 		"app create --name a --account b --per-minute -1", "app create --name a --account b --per-minute 99999999999",
 		"app set", "app set a", "app set --name b", "app set a --per-second 1.5", "app list x", "app show",
+		"app set a --webhook-url", "app set a --webhook-secret-file=", "app set a --access-token-file - --webhook-secret-file -",
+		"app set a --config - --webhook-secret-file -", "app set a --events=", "app set a --events frob", "app set a --events all,frob",
+		"app set a --events messages,,read", "app set a --header X-Team", "app set a --header X-Team:a --header x-team:b",
+		"app set a --header X-Team:a --header=", "app set a --header= --header X-Team:a", "app set a --header Content-Length:1", "app set a -HX-Team:a",
 		"key create", "key create --app=", "key create --app a --expires soon", "key create --app a --expires 2001-01-01",
 		"key create --app a --expires -1h", "key create --app a --sandbox --key-file f", "key create --app a --sandbox=perhaps",
 		"key list", "key list --app", "key revoke", "key revoke a b",
+		"event frob", "event list x", "event list --app=", "event list --state frob", "event list --state=", "event show", "event show a b",
+		"event show a --payload=perhaps", "event replay", "event replay a --app b", "event replay --app=",
 		"token frob", "token rotate now", "demo now", "demo --app a", "account list --adapter frob",
 	} {
 		r := l.run("", strings.Split(args, " ")...)
@@ -91,7 +97,13 @@ func TestFailures(t *testing.T) {
 		{"app create --account none --name a --per-second 1 --per-minute 0", "", "rate limits must be at least 1, not 1 a second and 0 a minute"},
 		{"app create --account none --name a --access-token-file -", " \n", "an access token is 1 to 4096 visible ASCII characters without spaces"},
 		{"app create --account none --name a --access-token-file " + operatorToken, "", "the file with the access token cannot be read: no such file or directory"},
+		{"app create --account none --name a --webhook-secret-file -", "\n", "a webhook secret must be 1 to 512 ASCII characters without spaces"},
+		{"app create --account none --name a --webhook-secret-file " + webhookSecret, "", "the file with the webhook secret cannot be read: no such file or directory"},
 		{"app show app_x", "", "no app with id app_x"},
+		{"event list --app app_x", "", "no app with id app_x"},
+		{"event show evt_x", "", "no event with id evt_x"},
+		{"event replay evt_x", "", "no event with id evt_x"},
+		{"event replay --app app_x", "", "no app with id app_x"},
 		{"app set app_x --name a", "", "no app with id app_x"},
 		{"app set " + app + " --account acct_x", "", "no account with id acct_x"},
 		{"key create --app app_x", "", "no app with id app_x"},

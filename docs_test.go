@@ -97,7 +97,7 @@ func canRun(language, interpreter string) bool {
 
 func TestLinksBetweenDocsLead(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^):]+)\)`)
-	for _, file := range []string{"README.md", "CHANGELOG.md", "docs/architecture.md", "docs/configuration.md", "docs/errors.md", "docs/operations.md"} {
+	for _, file := range []string{"README.md", "CHANGELOG.md", "docs/architecture.md", "docs/configuration.md", "docs/errors.md", "docs/operations.md", "docs/webhooks.md"} {
 		folder := ""
 		if strings.HasPrefix(file, "docs/") {
 			folder = "docs/"

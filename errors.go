@@ -30,15 +30,20 @@ var (
 	// bodyRefused, bodyTooLarge and upstreamFailed get their description where they are answered.
 	bodyRefused        = &problem{"REQ_001", http.StatusBadRequest, "BAD_REQUEST", ""}
 	bodyTooLarge       = &problem{"REQ_002", http.StatusRequestEntityTooLarge, "PAYLOAD_TOO_LARGE", ""}
-	methodRefused      = &problem{"REQ_003", http.StatusMethodNotAllowed, "METHOD_NOT_ALLOWED", "This path takes POST only."}
+	methodRefused      = &problem{"REQ_003", http.StatusMethodNotAllowed, "METHOD_NOT_ALLOWED", "This path does not take the method; the Allow header lists those that it does."}
 	earlyData          = &problem{"REQ_004", http.StatusTooEarly, "TOO_EARLY", "A message cannot be sent in TLS early data. Please send it again."}
 	credentialsMissing = &problem{"WABA_001", http.StatusUnauthorized, "UNAUTHORIZED", "WABA credentials are missing or invalid. Please check your configuration."}
 	tokenUnreadable    = &problem{"SEC_001", http.StatusInternalServerError, "INTERNAL_ERROR", "Access token decryption failed. Please contact support."}
 	upstreamFailed     = &problem{"GW_001", http.StatusBadGateway, "UPSTREAM_ERROR", ""}
+	verifyTokenWrong   = &problem{"WH_001", http.StatusForbidden, "FORBIDDEN", "Invalid verification token."}
+	signatureMissing   = &problem{"WH_002", http.StatusUnauthorized, "UNAUTHORIZED", "Missing signature header."}
+	signatureWrong     = &problem{"WH_003", http.StatusForbidden, "FORBIDDEN", "Invalid signature."}
+	eventNotStored     = &problem{"WH_004", http.StatusInternalServerError, "INTERNAL_ERROR", "The event was not stored. Please deliver it again."}
 
 	catalogue = []*problem{
 		keyUnknown, keyMissing, keyMalformed, authFailed, grantCorrupt, rateExceeded, balanceTooLow, accountMissing, walletFailed,
 		bodyRefused, bodyTooLarge, methodRefused, earlyData, credentialsMissing, tokenUnreadable, upstreamFailed,
+		verifyTokenWrong, signatureMissing, signatureWrong, eventNotStored,
 	}
 )
 
@@ -76,11 +81,8 @@ type errorObject struct {
 
 // write answers with the failure.
 func (f *failure) write(w http.ResponseWriter) error {
-	switch f.status {
-	case http.StatusUnauthorized:
+	if f.status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", "Bearer")
-	case http.StatusMethodNotAllowed:
-		w.Header().Set("Allow", http.MethodPost)
 	}
 	description := f.description
 	if description == "" {

@@ -139,14 +139,17 @@ type send struct {
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if r.URL.Path != messagePath {
+	if r.URL.Path != messagePath && r.URL.Path != webhookPath {
 		return next.ServeHTTP(w, r)
 	}
+	start := time.Now()
 	replacer := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	s := &send{start: time.Now()}
-	s.requestID, _ = replacer.GetString("http.request.uuid")
-	w.Header().Set("X-Request-Id", s.requestID)
-
+	requestID, _ := replacer.GetString("http.request.uuid")
+	w.Header().Set("X-Request-Id", requestID)
+	if r.URL.Path == webhookPath {
+		return h.answerWebhook(w, r, &webhook{requestID: requestID, start: start})
+	}
+	s := &send{requestID: requestID, start: start}
 	refusal := h.serve(w, r, s)
 	h.log(r, s, refusal)
 	if refusal != nil {
@@ -158,6 +161,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 // serve keeps the store open for as long as the request needs it.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, s *send) *failure {
 	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
 		return methodRefused.as(nil)
 	}
 	if r.TLS != nil && !r.TLS.HandshakeComplete {
@@ -195,7 +199,7 @@ func (h *Handler) process(w http.ResponseWriter, r *http.Request, s *send) *fail
 // examine makes the checks that need neither the store nor Meta: the request,
 // then the credentials.
 func (h *Handler) examine(w http.ResponseWriter, r *http.Request, s *send) *failure {
-	body, refusal := readBody(w, r, h.MaxBodySize)
+	body, refusal := readBody(w, r, h.MaxBodySize, bodyTimeout)
 	if refusal != nil {
 		return refusal
 	}

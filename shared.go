@@ -69,6 +69,9 @@ type sharedStore struct {
 	underWay map[store.HoldID]time.Time
 }
 
+// log is where to log now.
+func (s *sharedStore) log() *zap.Logger { return s.logger.Load() }
+
 // begin notes a send before its hold is made.
 func (s *sharedStore) begin(id store.HoldID) {
 	s.mu.Lock()
@@ -140,7 +143,7 @@ func (s *sharedStore) settle(st settlement) {
 		s.end(st.hold)
 		return
 	}
-	s.logger.Load().Error("settling a send failed and is tried again", zap.String("hold_id", string(st.hold)), zap.Error(err))
+	s.log().Error("settling a send failed and is tried again", zap.String("hold_id", string(st.hold)), zap.Error(err))
 	s.retries.Go(func() {
 		defer s.end(st.hold)
 		for delay := 100 * time.Millisecond; ; delay = min(2*delay, maxRetryDelay) {
@@ -154,7 +157,7 @@ func (s *sharedStore) settle(st settlement) {
 				return
 			}
 			if last {
-				s.logger.Load().Error("a send stays in doubt", zap.String("hold_id", string(st.hold)), zap.Error(err))
+				s.log().Error("a send stays in doubt", zap.String("hold_id", string(st.hold)), zap.Error(err))
 				return
 			}
 		}
@@ -173,7 +176,7 @@ func (s *sharedStore) trySettle(st settlement) error {
 		err = s.Release(ctx, st.hold)
 	}
 	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrConflict) {
-		s.logger.Load().Error("a hold could not be settled", zap.String("hold_id", string(st.hold)), zap.Error(err))
+		s.log().Error("a hold could not be settled", zap.String("hold_id", string(st.hold)), zap.Error(err))
 		return nil
 	}
 	return err
@@ -183,22 +186,12 @@ func (s *sharedStore) trySettle(st settlement) error {
 const maxInDoubtInterval = time.Minute
 
 // watchInDoubt applies the in-doubt policy, now and again and again.
-func (a *App) watchInDoubt() {
-	stop := a.stop
+func (a *App) watchInDoubt(ctx context.Context) {
 	age := time.Duration(a.InDoubt.After)
 	outcome := store.Captured
 	if a.InDoubt.Outcome == inDoubtRelease {
 		outcome = store.Released
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go func() {
-		select {
-		case <-stop:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
 	ticker := time.NewTicker(min(max(age/2, time.Second), maxInDoubtInterval))
 	defer ticker.Stop()
 	for {
@@ -211,7 +204,7 @@ func (a *App) watchInDoubt() {
 		}
 		select {
 		case <-ticker.C:
-		case <-stop:
+		case <-ctx.Done():
 			return
 		}
 	}

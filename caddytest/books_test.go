@@ -166,6 +166,8 @@ func (g *gateway) checkSums(t testing.TB, account string, ledger []ledgerEntry, 
 			b.held, b.captured = b.held-amount, b.captured+amount
 		case "release":
 			b.held, b.available = b.held-amount, b.available+amount
+		case "template_fee":
+			b.available, b.captured = b.available-amount, b.captured+amount
 		default:
 			t.Errorf("%s: unknown kind %q", e.ID, e.Kind)
 		}

@@ -41,7 +41,7 @@ var (
 	waba001 = failure("WABA_001", "UNAUTHORIZED", "WABA credentials are missing or invalid. Please check your configuration.")
 	sec001  = failure("SEC_001", "INTERNAL_ERROR", "Access token decryption failed. Please contact support.")
 	req002  = failure("REQ_002", "PAYLOAD_TOO_LARGE", "The request body is over the limit of 131072 bytes.")
-	req003  = failure("REQ_003", "METHOD_NOT_ALLOWED", "This path takes POST only.")
+	req003  = failure("REQ_003", "METHOD_NOT_ALLOWED", "This path does not take the method; the Allow header lists those that it does.")
 
 	rate001 = func(limitType, retryAfter string) string {
 		return `{"isSuccess":false,"errors":{"code":"RATE_001","group":"TOO_MANY_REQUESTS",` +

@@ -63,10 +63,28 @@ func directive(line string) string { return ":0 {\n\twhatsapp_gateway {\n\t\t" +
 
 // mistakes are in the third line, and message is in the error.
 var mistakes = []struct{ caddyfile, message string }{
-	{option("webhook_verify_token x"), "unrecognized option: webhook_verify_token"},
-	{option("meta_app_secret x"), "unrecognized option: meta_app_secret"},
-	{option("delivery {\n}"), "unrecognized option: delivery"},
-	{option("rate_card rates.csv"), "unrecognized option: rate_card"},
+	{option("webhook_verify_token"), "webhook_verify_token has 0 arguments and takes 1"},
+	{option("webhook_verify_token a b"), "webhook_verify_token has 2 arguments and takes 1"},
+	{option(`webhook_verify_token ""`), "webhook_verify_token is empty"},
+	{option("webhook_verify_token a {\nb\n}"), "webhook_verify_token takes no block"},
+	{option("meta_app_secret"), "meta_app_secret has 0 arguments and takes 1"},
+	{option("meta_app_secret" + strings.Repeat(" x", 65)), "meta_app_secret has 65 arguments"},
+	{option("rate_card"), "rate_card has 0 arguments and takes 1"},
+	{option("rate_card a.csv b.csv"), "rate_card has 2 arguments and takes 1"},
+	{option("delivery 5s"), "5s"},
+	{option("delivery {\nproxy http://127.0.0.1\n}"), "unrecognized option: proxy"},
+	{option("delivery {\ntimeout\n}"), "timeout has 0 arguments and takes 1"},
+	{option("delivery {\ntimeout 0\n}"), "a duration must be positive, not 0"},
+	{option("delivery {\ntimeout soon\n}"), "soon"},
+	{option("delivery {\nconcurrency\n}"), "concurrency has 0 arguments and takes 1 or 2"},
+	{option("delivery {\nconcurrency 0\n}"), "concurrency takes whole numbers of at least 1, not 0"},
+	{option("delivery {\nconcurrency 1 2 3\n}"), "concurrency has 3 arguments and takes 1 or 2"},
+	{option("delivery {\nconcurrency 256 many\n}"), "concurrency takes whole numbers of at least 1, not many"},
+	{option("delivery {\nretry\n}"), "retry has 0 arguments"},
+	{option("delivery {\nretry 5s -1s\n}"), "a duration must be positive, not -1s"},
+	{option("delivery {\nretry 5s, 5m\n}"), "5s,"},
+	{option("delivery {\nretry" + strings.Repeat(" 1s", 65) + "\n}"), "retry has 65 arguments"},
+	{option("delivery {\nallow_private_targets yes\n}"), "allow_private_targets has 1 arguments and takes 0"},
 	{option("core https://core.example"), "unrecognized option: core"},
 	{option("store redis redis://127.0.0.1"), "redis"},
 	{option("store"), "store"},
@@ -133,10 +151,16 @@ func TestMistakesInACaddyfileAreNamedWithFileAndLine(t *testing.T) {
 func TestAnOptionThatStandsTwiceIsNamedWithFileAndLine(t *testing.T) {
 	t.Parallel()
 	g := configured(t, "")
-	for _, word := range []string{"key_cache 1s", "key_pepper x", "rate_limit 1 1", "base_fee 1", "in_doubt 1h capture", "store sqlite"} {
-		file := g.file(t, "Caddyfile", "{\n\twhatsapp_gateway {\n\t\t"+word+"\n\t\t"+word+"\n\t}\n}\n")
+	inApp := func(word string) string { return "\n" + word + "\n" + word }
+	inDelivery := func(word string) string { return "delivery {\n" + word + "\n" + word + "\n}" }
+	for word, twice := range map[string]func(string) string{
+		"key_cache 1s": inApp, "key_pepper x": inApp, "rate_limit 1 1": inApp, "base_fee 1": inApp, "in_doubt 1h capture": inApp, "store sqlite": inApp,
+		"webhook_verify_token x": inApp, "meta_app_secret x": inApp, "rate_card x": inApp, "delivery": inApp,
+		"timeout 1s": inDelivery, "concurrency 1": inDelivery, "retry 1s": inDelivery, "allow_private_targets": inDelivery,
+	} {
+		file := g.file(t, "Caddyfile", "{\n\twhatsapp_gateway {\n"+twice(word)+"\n\t}\n}\n")
 		_, stderr, status := g.caddy(t, "adapt", "--adapter", "caddyfile", "--config", file)
-		if status != 1 || !strings.Contains(stderr, "twice") || !strings.Contains(stderr, file+":4") {
+		if status != 1 || !strings.Contains(stderr, "twice") || !strings.Contains(stderr, file+":5") {
 			t.Errorf("%s twice: exit status %d: %s", word, status, stderr)
 		}
 	}
@@ -191,6 +215,19 @@ func TestConfigurationsThatAreRefusedWhenTheyAreValidated(t *testing.T) {
 		{"encryption key no base64", settings{app: "encryption_key k1 !"}, []string{"encryption key", "k1", "base64"}},
 		{"encryption key id", settings{app: "encryption_key a.b " + key}, []string{"encryption key", "a.b"}},
 		{"encryption key twice", settings{app: "encryption_key k1 " + key + "\nencryption_key k1 " + key}, []string{"encryption key", "k1", "twice"}},
+		{"unset verify token", settings{app: "webhook_verify_token {env.NOT_SET_TOKEN}"}, []string{"webhook_verify_token", "env.NOT_SET_TOKEN"}},
+		{"empty verify token", settings{app: "webhook_verify_token {env.EMPTY}", env: []string{"EMPTY="}}, []string{"webhook_verify_token", "env.EMPTY"}},
+		{"verify token with a brace", settings{app: "webhook_verify_token a{b}"}, []string{"webhook_verify_token", "brace"}},
+		{"unset app secret", settings{app: "meta_app_secret {env.NOT_SET_SECRET}"}, []string{"meta_app_secret", "env.NOT_SET_SECRET"}},
+		{"unset second app secret", settings{app: "meta_app_secret {env.APP_SECRET} {env.NOT_SET_SECRET}"}, []string{"meta_app_secret", "env.NOT_SET_SECRET"}},
+		{"empty app secret", settings{app: `meta_app_secret ""`}, []string{"meta_app_secret is empty"}},
+		{"empty second app secret", settings{app: `meta_app_secret {env.APP_SECRET} {env.EMPTY}`, env: []string{"EMPTY="}}, []string{"meta_app_secret", "env.EMPTY"}},
+		{"app secret from a missing file", settings{app: "meta_app_secret {file./does/not/exist}"}, []string{"meta_app_secret", "/does/not/exist"}},
+		{"missing rate card", settings{app: "rate_card /does/not/exist.csv"}, []string{"rate_card", "/does/not/exist.csv"}},
+		{"unset rate card", settings{app: "rate_card {env.NOT_SET_CARD}"}, []string{"rate_card", "env.NOT_SET_CARD"}},
+		{"rate card that is a directory", settings{app: "rate_card /tmp"}, []string{"rate_card", "/tmp"}},
+		{"delivery that takes too long", settings{app: "delivery {\ntimeout 1h\n}"}, []string{"delivery", "5m0s"}},
+		{"retry after a year", settings{app: "delivery {\nretry 5s 365d\n}"}, []string{"delivery", "720h0m0s"}},
 		{"retries of what may have been sent", settings{proxy: "reverse_proxy 127.0.0.1:1 {\nlb_try_duration 5s\nlb_retry_match method POST\n}"}, []string{"retry_match"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -224,6 +261,14 @@ func TestConfigurationsInJSON(t *testing.T) {
 		{"outcome", `{"in_doubt":{"outcome":"forget"}}`, `{"handler":"whatsapp_gateway"}`, "forget"},
 		{"graph version", `{}`, `{"handler":"whatsapp_gateway","graph_version":"v1/x"}`, "graph_version"},
 		{"body size", `{}`, `{"handler":"whatsapp_gateway","max_body_size":-1}`, "max_body_size"},
+		{"unknown option of delivery", `{"delivery":{"proxy":"x"}}`, `{"handler":"whatsapp_gateway"}`, "proxy"},
+		{"negative timeout", `{"delivery":{"timeout":-1}}`, `{"handler":"whatsapp_gateway"}`, "delivery"},
+		{"negative concurrency", `{"delivery":{"concurrency":-1}}`, `{"handler":"whatsapp_gateway"}`, "delivery"},
+		{"retry at once", `{"delivery":{"retry":[0]}}`, `{"handler":"whatsapp_gateway"}`, "delivery"},
+		{"empty app secret", `{"meta_app_secret":[""]}`, `{"handler":"whatsapp_gateway"}`, "meta_app_secret"},
+		{"one app secret", `{"meta_app_secret":"x"}`, `{"handler":"whatsapp_gateway"}`, "meta_app_secret"},
+		{"whole delivery", `{"webhook_verify_token":"x","meta_app_secret":["x","y"],"delivery":{"timeout":"1s","concurrency":1,` +
+			`"concurrency_per_endpoint":1,"retry":["1s",1000000000],"allow_private_targets":true}}`, `{"handler":"whatsapp_gateway"}`, ""},
 		{"another handler", `{}`, `{"handler":"whatsapp_gateway","reverse_proxy":{"handler":"static_response"}}`, "static_response"},
 		{"unknown option of the handler", `{}`, `{"handler":"whatsapp_gateway","webhook":{}}`, "webhook"},
 	} {
@@ -243,18 +288,82 @@ func TestConfigurationsInJSON(t *testing.T) {
 	}
 }
 
+// badCards are rate cards that are refused with this message, which follows the
+// name of the file.
+var badCards = []struct{ name, card, message string }{
+	{"empty", "", "empty"},
+	{"no header", "Germany,49,marketing,0.1,USD,2024-01-01\n", "line 1"},
+	{"header alone", "market,calling_codes,category,price,currency,effective_from\n", "no line"},
+	{"price", "PRICES\nGermany,49,marketing,free,USD,2024-01-01\n", `line 3: price "free"`},
+	{"negative price", "PRICES\nGermany,49,marketing,-1,USD,2024-01-01\n", `line 3: price "-1"`},
+	{"price below a millionth", "PRICES\nGermany,49,marketing,0.0000001,USD,2024-01-01\n", `line 3: price "0.0000001"`},
+	{"calling code", "PRICES\nGermany,+49,marketing,0.1,USD,2024-01-01\n", `line 3: calling_codes "+49"`},
+	{"no calling code", "PRICES\nGermany,,marketing,0.1,USD,2024-01-01\n", "line 3"},
+	{"calling code twice", "PRICES\nGermany,49,marketing,0.1,USD,2024-01-01\nFrance,33 49,marketing,0.1,USD,2024-01-01\n", "line 4"},
+	{"currency", "PRICES\nGermany,49,marketing,0.1,dollars,2024-01-01\n", `line 3: currency "dollars"`},
+	{"date", "PRICES\nGermany,49,marketing,0.1,USD,2024-02-30\n", `line 3: effective_from "2024-02-30"`},
+	{"no market", "PRICES\n,49,marketing,0.1,USD,2024-01-01\n", "line 3"},
+	{"no category", "PRICES\nGermany,49,,0.1,USD,2024-01-01\n", "line 3"},
+	{"a field less", "PRICES\nGermany,49,marketing,0.1,USD\n", "line 3"},
+	{"a line twice", "PRICES\nGermany,49,marketing,0.1,USD,2024-01-01\n# a comment\nGermany,49,marketing,0.2,USD,2024-01-01\n", "line 5"},
+	{"a quote that does not end", "PRICES\n\"Germany,49,marketing,0.1,USD,2024-01-01\n", "line 3"},
+}
+
+func TestMistakesInARateCardAreNamedWithFileAndLine(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t, settings{})
+	for _, c := range badCards {
+		t.Run(c.name, func(t *testing.T) {
+			file := g.file(t, "rates.csv", strings.Replace(c.card, "PRICES", "# 1\nmarket,calling_codes,category,price,currency,effective_from", 1))
+			g.configure(t, settings{app: "rate_card " + file})
+			_, stderr, status := g.caddy(t, "validate", "--config", g.config)
+			stderr = strings.ReplaceAll(stderr, `\"`, `"`) // it is in a line of JSON
+			if status != 1 || !strings.Contains(stderr, "rate_card: "+file+": ") || !strings.Contains(stderr, c.message) {
+				t.Errorf("exit status %d, want %q: %s", status, c.message, stderr)
+			}
+		})
+	}
+}
+
 func TestTheShippedCaddyfilesAreValid(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"Caddyfile.example", "Caddyfile.demo"} {
-		path, err := filepath.Abs(filepath.Join("..", name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		g := configured(t, "")
-		for _, command := range []string{"adapt", "validate"} {
-			if _, stderr, status := g.caddy(t, command, "--adapter", "caddyfile", "--config", path); status != 0 {
-				t.Errorf("%s %s: exit status %d: %s", command, name, status, stderr)
+		for _, targets := range []string{"", "allow_private_targets"} {
+			path, err := filepath.Abs(filepath.Join("..", name))
+			if err != nil {
+				t.Fatal(err)
 			}
+			g := newGateway(t, settings{env: []string{"WEBHOOK_VERIFY_TOKEN=x", "META_APP_SECRET=x", "DELIVERY_TARGETS=" + targets}})
+			for _, command := range []string{"adapt", "validate"} {
+				if _, stderr, status := g.caddy(t, command, "--adapter", "caddyfile", "--config", path); status != 0 {
+					t.Errorf("%s %s: exit status %d: %s", command, name, status, stderr)
+				}
+			}
+		}
+	}
+}
+
+// Nobody gets a gateway by mistake that takes no events, or anybody's.
+func TestTheExampleNeedsTheSecretsThatItNames(t *testing.T) {
+	t.Parallel()
+	path, err := filepath.Abs(filepath.Join("..", "Caddyfile.example"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		env  []string
+		name string
+	}{
+		{nil, "env.WEBHOOK_VERIFY_TOKEN"},
+		{[]string{"META_APP_SECRET=x"}, "env.WEBHOOK_VERIFY_TOKEN"},
+		{[]string{"META_APP_SECRET=x", "WEBHOOK_VERIFY_TOKEN="}, "env.WEBHOOK_VERIFY_TOKEN"},
+		{[]string{"WEBHOOK_VERIFY_TOKEN=x"}, "env.META_APP_SECRET"},
+		{[]string{"WEBHOOK_VERIFY_TOKEN=x", "META_APP_SECRET="}, "env.META_APP_SECRET"},
+	} {
+		g := newGateway(t, settings{env: c.env})
+		_, stderr, status := g.caddy(t, "validate", "--adapter", "caddyfile", "--config", path)
+		if status != 1 || !strings.Contains(stderr, c.name) {
+			t.Errorf("%q: exit status %d, want %s: %s", c.env, status, c.name, stderr)
 		}
 	}
 }

@@ -134,7 +134,7 @@ func disks(t *testing.T) []disk {
 		empty: func(t *testing.T, g *gateway) { limit(t, g, "unlimited") },
 	}}
 	dir := t.TempDir()
-	err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m")
+	err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=16m")
 	if errors.Is(err, syscall.EPERM) {
 		return all
 	}

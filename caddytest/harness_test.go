@@ -9,6 +9,7 @@ package caddytest
 
 import (
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -101,6 +102,8 @@ type gateway struct {
 	// log is everything that the processes of this gateway wrote to standard
 	// output and standard error, one after the other, access log included.
 	log string
+	// verifyToken and appSecret are what Meta presents and signs with.
+	verifyToken, appSecret string
 	// client keeps connections to this gateway; it follows no redirect.
 	client *http.Client
 
@@ -132,12 +135,17 @@ func newGateway(t testing.TB, s settings) *gateway {
 		config:    filepath.Join(dir, "Caddyfile"),
 		database:  filepath.Join(dir, "data", "caddy", "whatsapp_gateway", "gateway.db"),
 		log:       filepath.Join(dir, "caddy.log"),
+
+		verifyToken: "verify-" + crand.Text(),
+		appSecret:   "secret-" + crand.Text(),
 		client: &http.Client{
 			Transport:     &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 256},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 			Timeout:       deadline,
 		},
 	}
+	g.hide("verify token", g.verifyToken)
+	g.hide("app secret", g.appSecret)
 	if err := os.WriteFile(g.config, []byte(g.caddyfile(s)), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +175,11 @@ func (g *gateway) environment() []string {
 		"HOME=" + g.dir,
 		"XDG_DATA_HOME=" + filepath.Join(g.dir, "data"),
 		"XDG_CONFIG_HOME=" + filepath.Join(g.dir, "config"),
-		"SIMULATOR=" + g.simulator, // for lines of the settings
+		// For lines of the settings.
+		"SIMULATOR=" + g.simulator,
+		"SITE=" + g.site,
+		"VERIFY_TOKEN=" + g.verifyToken,
+		"APP_SECRET=" + g.appSecret,
 		// A report in a file is found whatever becomes of the process. Without
 		// the last word each process would take a second to end.
 		"GORACE=log_path=" + filepath.Join(g.dir, "race") + " atexit_sleep_ms=0",

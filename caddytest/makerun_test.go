@@ -75,8 +75,9 @@ func (w *transcript) String() string {
 type workplace struct {
 	dir string
 	env []string
-	// site and meta are where the gateway and the simulator listen.
-	site, meta string
+	// site, meta and receiver are where the gateway, the simulator and the
+	// customer's endpoint listen.
+	site, meta, receiver string
 }
 
 // command is a shell command as somebody types it: a process group of its own,
@@ -106,12 +107,14 @@ var (
 	demoKey   = regexp.MustCompile(`\bpk_[0-9A-Za-z]{36}\b`)
 	curlLine  = regexp.MustCompile(`(?m)^curl .*$`)
 	fakeReply = regexp.MustCompile(`^\{"isSuccess":true,"data":\{"messaging_product":"whatsapp","messages":\[\{"id":"wamid\.FAKE_[0-9]+"\}\]\}\}$`)
+	eventLine = regexp.MustCompile(`"handled request".*"event":"([a-z_]+)"`)
 	sentReply = regexp.MustCompile(`^\{"isSuccess":true,"data":\{.*"messages":\[\{"id":"(wamid\.[^"]+)"\}\]\}\}\n?$`)
 )
 
 // makeRun types `make run`, does what a newcomer does with what it prints, and
-// ends it with Ctrl-C. It returns what `make run` wrote to standard output.
-func (w workplace) makeRun(t *testing.T, during func(stdout string)) (stdout string) {
+// ends it with Ctrl-C. It returns what `make run` wrote to standard output; log is
+// what it has written to standard error so far.
+func (w workplace) makeRun(t *testing.T, during func(stdout string, log func() string)) (stdout string) {
 	t.Helper()
 	var out, errs transcript
 	cmd := w.command(t, "exec make run")
@@ -141,7 +144,7 @@ func (w workplace) makeRun(t *testing.T, during func(stdout string)) (stdout str
 	if key == "" {
 		t.Fatalf("no key in %q", out.String())
 	}
-	during(out.String())
+	during(out.String(), errs.String)
 
 	if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGINT); err != nil {
 		t.Fatal(err)
@@ -153,7 +156,7 @@ func (w workplace) makeRun(t *testing.T, during func(stdout string)) (stdout str
 	if !strings.Contains(errs.String(), "shutdown complete") || w.running(cmd) {
 		t.Errorf("Caddy did not shut down in order:\n%s", withoutKey(errs.String()))
 	}
-	for _, address := range []string{w.site, w.meta} {
+	for _, address := range []string{w.site, w.meta, w.receiver} {
 		if conn, err := net.Dial("tcp", address); err == nil {
 			conn.Close()
 			t.Errorf("somebody still listens on %s", address)
@@ -178,8 +181,9 @@ func demoPart(t *testing.T, stdout string) string {
 	return stdout[i:]
 }
 
-// tryCurl runs the two lines that the demo prints and checks the answers.
-func (w workplace) tryCurl(t *testing.T, stdout string) {
+// tryCurl runs the two lines that the demo prints and checks the answers, and
+// that the statuses of what was sent arrive at the customer's endpoint.
+func (w workplace) tryCurl(t *testing.T, stdout string, log func() string) {
 	t.Helper()
 	lines := curlLine.FindAllString(stdout, -1)
 	if len(lines) != 2 {
@@ -196,27 +200,41 @@ func (w workplace) tryCurl(t *testing.T, stdout string) {
 	if accepted := w.output(t, "curl -sS http://"+w.meta+"/_simulator/accepted"); !strings.Contains(accepted, `"id":"`+id[1]+`"`) {
 		t.Errorf("the simulator does not know the message %s", id[1])
 	}
+	eventually(t, "sent, delivered and read in the endpoint's access log", func() error {
+		got := make(map[string]int)
+		for _, name := range eventLine.FindAllStringSubmatch(log(), -1) {
+			got[name[1]]++
+		}
+		if diff := cmp.Diff(map[string]int{"message_status": 2, "read": 1}, got); diff != "" {
+			return errors.New(diff)
+		}
+		return nil
+	})
+	if !strings.Contains(stdout, "http://"+w.receiver+"/") {
+		t.Error("the demo does not say where the events go")
+	}
 }
 
 func TestMakeRun(t *testing.T) {
 	t.Parallel()
-	site, meta, admin := freeAddress(t), freeAddress(t), freeAddress(t)
+	site, meta, receiver, admin := freeAddress(t), freeAddress(t), freeAddress(t), freeAddress(t)
 	_, port, _ := net.SplitHostPort(site)
 	data := t.TempDir()
-	w := workplace{dir: clone(t), site: site, meta: meta, env: append(os.Environ(),
+	w := workplace{dir: clone(t), site: site, meta: meta, receiver: receiver, env: append(os.Environ(),
 		"XDG_DATA_HOME="+filepath.Join(data, "data"), "XDG_CONFIG_HOME="+filepath.Join(data, "config"),
 		"GATEWAY_ADDRESS=:"+port, "META_SIMULATOR_ADDRESS="+meta, "META_URL=http://"+meta, "CADDY_ADMIN="+admin,
+		"WEBHOOK_RECEIVER_ADDRESS="+receiver,
 	)}
 	const demo = "bin/caddy whatsapp-gateway demo --config Caddyfile.demo"
 	inventory := func() []string {
 		var all []string
-		for _, what := range []string{"account list", "app list", "key list --app app_demo", "account ledger acct_demo"} {
+		for _, what := range []string{"account list", "app list", "key list --app app_demo", "account ledger acct_demo", "event list"} {
 			all = append(all, w.output(t, "bin/caddy whatsapp-gateway --config Caddyfile.demo --json "+what))
 		}
 		return all
 	}
 	var made []string
-	first := w.makeRun(t, func(stdout string) {
+	first := w.makeRun(t, func(stdout string, log func() string) {
 		made = inventory()
 		if again := w.output(t, demo); again != demoPart(t, stdout) {
 			t.Error("the demo prints something else the second time")
@@ -224,12 +242,12 @@ func TestMakeRun(t *testing.T) {
 		if diff := cmp.Diff(made, inventory()); diff != "" {
 			t.Errorf("the second demo has changed: %s", diff)
 		}
-		w.tryCurl(t, stdout)
+		w.tryCurl(t, stdout, log)
 	})
-	second := w.makeRun(t, func(stdout string) {
-		w.tryCurl(t, stdout)
-		// Nothing was made anew but what the two sends cost.
-		if now := inventory(); !slices.Equal(now[1:3], made[1:3]) || strings.Count(now[3], `"capture"`) != 2 || strings.Count(now[3], `"credit"`) != 1 {
+	second := w.makeRun(t, func(stdout string, log func() string) {
+		w.tryCurl(t, stdout, log)
+		// Nothing was made anew but what the two sends cost, and no event is left.
+		if now := inventory(); !slices.Equal(now[1:3], made[1:3]) || strings.Count(now[3], `"capture"`) != 2 || strings.Count(now[3], `"credit"`) != 1 || now[4] != made[4] {
 			t.Errorf("after the second run: %s", fmt.Sprint(now))
 		}
 	})

@@ -3,6 +3,7 @@ package caddytest
 import (
 	"fmt"
 	"net"
+	"strings"
 )
 
 // settings are what differs from one gateway to the next. Every member is lines
@@ -28,6 +29,22 @@ type settings struct {
 	env []string
 }
 
+// withWebhooks are the settings with all that it takes to receive webhooks and to
+// deliver them on this machine; lines are for the block delivery.
+func (s settings) withWebhooks(lines ...string) settings {
+	lines = append([]string{
+		"webhook_verify_token {env.VERIFY_TOKEN}", "meta_app_secret {env.APP_SECRET}", "delivery {", "allow_private_targets",
+	}, append(lines, "}", s.app)...)
+	s.app = strings.Join(lines, "\n")
+	return s
+}
+
+// withReports are the settings with a simulator that reports what becomes of messages.
+func (s settings) withReports() settings {
+	s.simulator += "\nwebhook http://{env.SITE}/v1/wa/webhook {env.APP_SECRET}"
+	return s
+}
+
 // caddyfile is the configuration of this gateway with other settings.
 func (g *gateway) caddyfile(s settings) string {
 	proxy := s.proxy
@@ -47,7 +64,13 @@ func (g *gateway) caddyfile(s settings) string {
 
 http://:%s {
 	bind 127.0.0.1
-	log
+	log {
+		format filter {
+			request>uri query {
+				replace hub.verify_token REDACTED
+			}
+		}
+	}
 	%s
 	whatsapp_gateway {
 		%s

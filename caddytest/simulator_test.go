@@ -13,10 +13,10 @@ import (
 	_ "modernc.org/sqlite" // the driver
 )
 
-// recipient returns a phone number that no other test uses. The last four
+// recipient returns a German phone number that no other test uses. The last four
 // digits choose its fate at the simulator; see package metasim.
 func (g *gateway) recipient(fate string) string {
-	number := fmt.Sprintf("49151%07d%s", rand.N(10_000_000), fate)
+	number := fmt.Sprintf("49151%06d%s", rand.N(1_000_000), fate)
 	g.keepPrivate("recipient", number)
 	return number
 }
@@ -53,6 +53,12 @@ type tally struct {
 		Accepted int `json:"accepted"`
 		Refused  int `json:"refused"`
 	} `json:"phone_numbers"`
+	Webhooks struct {
+		Sent      int    `json:"sent"`
+		Failed    int    `json:"failed"`
+		Pending   int    `json:"pending"`
+		LastError string `json:"last_error"`
+	} `json:"webhooks"`
 }
 
 // sends is how many sends of a tenant have reached the simulator, whatever it

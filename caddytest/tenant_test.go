@@ -2,6 +2,7 @@ package caddytest
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -21,9 +22,9 @@ type tenant struct {
 	account, app, keyID string
 	// key is the API key in the clear.
 	key string
-	// token is Meta's access token, phone the phone number ID; both are empty
-	// for an app without credentials.
-	token, phone string
+	// token is Meta's access token, phone the phone number ID, waba the business
+	// account; all are empty for an app without credentials.
+	token, phone, waba string
 }
 
 // profile says what a tenant is like. The zero value is one with 1.00 to spend,
@@ -39,8 +40,15 @@ type profile struct {
 	perSecond, perMinute int
 	// sandbox makes the key a sandbox key.
 	sandbox bool
-	// phone is the phone number ID; by default one of its own.
-	phone string
+	// phone is the phone number ID, waba the business account; by default each is
+	// one of its own.
+	phone, waba string
+	// currency is the account's; by default USD.
+	currency string
+	// endpoint is where the events go, of which the app gets those that events
+	// names, separated by commas, or all. Without an endpoint it gets none.
+	endpoint *receiver
+	events   string
 }
 
 // phones numbers the phone number IDs, of which no two tenants share one. None
@@ -56,7 +64,7 @@ func (g *gateway) tenant(t testing.TB, p profile) tenant {
 		if p.credit == "" {
 			p.credit = "1.00"
 		}
-		who.account = g.created(t, "account", "create", "--name", "A", "--credit", p.credit).ID
+		who.account = g.created(t, "account", "create", "--name", "A", "--credit", p.credit, "--currency", cmp.Or(p.currency, "USD")).ID
 	}
 	args := []string{"app", "create", "--account", who.account, "--name", "B"}
 	if !p.noCredentials {
@@ -64,8 +72,9 @@ func (g *gateway) tenant(t testing.TB, p profile) tenant {
 		if who.phone == "" {
 			who.phone = fmt.Sprintf("1%09d0000", phones.Add(1))
 		}
+		who.waba = cmp.Or(p.waba, "2"+who.phone[1:])
 		g.hide("access token", who.token)
-		args = append(args, "--phone-number-id", who.phone, "--waba-id", "2"+who.phone[1:],
+		args = append(args, "--phone-number-id", who.phone, "--waba-id", who.waba,
 			"--access-token-file", g.file(t, "token", who.token+"\n"))
 	}
 	if p.perSecond != 0 {
@@ -74,6 +83,9 @@ func (g *gateway) tenant(t testing.TB, p profile) tenant {
 	if p.perMinute != 0 {
 		args = append(args, "--per-minute", fmt.Sprint(p.perMinute))
 	}
+	if p.endpoint != nil {
+		args = append(args, g.webhookFlags(t, p.endpoint, p.events)...)
+	}
 	who.app = g.created(t, args...).ID
 	var kind []string
 	if p.sandbox {
@@ -81,6 +93,21 @@ func (g *gateway) tenant(t testing.TB, p profile) tenant {
 	}
 	who.keyID, who.key = g.newKey(t, who.app, kind...)
 	return who
+}
+
+// webhookFlags are those of a command that gives an app this endpoint.
+func (g *gateway) webhookFlags(t testing.TB, r *receiver, events string) []string {
+	t.Helper()
+	flags := []string{"--webhook-url", r.url, "--events", cmp.Or(events, "all")}
+	if r.secret != "" {
+		g.hide("webhook secret", r.secret)
+		flags = append(flags, "--webhook-secret-file", g.file(t, "webhook-secret", r.secret+"\n"))
+	}
+	for name, value := range r.header {
+		g.hide("header of an app's", value)
+		flags = append(flags, "--header", name+": "+value)
+	}
+	return flags
 }
 
 // newKey makes another key for an app.

@@ -80,7 +80,8 @@ var targets = []struct {
 	{"/v1/wa/messages", 404, 404},
 	{"/v1/wa/%256dessage", 404, 404},
 	{"/v1\\wa\\message", 404, 404},
-	{"/v1/wa/webhook", 404, 404},
+	{"/v1/wa/webhook", 401, 401}, // which is Meta's alone
+	{"/v1/wa/webhook/", 404, 404},
 	{"/v23.0/PHONE/messages", 404, 404},
 	{"/v23.0/PHONE/marketing_messages", 404, 404},
 	{"http://graph.facebook.com/v23.0/PHONE/messages", 404, 404},

@@ -113,7 +113,8 @@ type Event struct {
 	State   EventState
 	// Attempts is how many were made and failed.
 	Attempts int
-	// ReceivedAt is set by the store.
+	// ReceivedAt is when the store got it, and once it was replayed, when that was.
+	// The store sets it.
 	ReceivedAt time.Time
 	// NextAttemptAt is when a pending event is due; otherwise it is zero. The
 	// store sets it to ReceivedAt at first.
@@ -174,6 +175,9 @@ type Status struct {
 	Hold HoldID
 	// MessageID is Meta's id of the message; it is not empty.
 	MessageID string
+	// Captured says that [Outbox.Holds] has told so: then there is nothing to
+	// settle, which saves the store to look.
+	Captured bool
 	// TemplateFee is the price of the template by currency; nil where the status
 	// says nothing that is to be charged. That of the account's currency counts.
 	TemplateFee map[string]pricing.Micros

@@ -40,12 +40,12 @@ func newClaims() claims {
 }
 
 // of returns the claimed events of an app. It needs the lock.
-func (c *claims) of(app tenant.AppID, now time.Time) []store.EventID {
-	ids := []store.EventID{}
+func (c *claims) of(app tenant.AppID, now time.Time) map[store.EventID]struct{} {
+	ids := make(map[store.EventID]struct{})
 	for id, one := range c.byApp[app] {
 		switch {
 		case now.Before(one.until):
-			ids = append(ids, id)
+			ids[id] = struct{}{}
 		case now.Sub(one.until) > claimMemory:
 			c.drop(app, id)
 		}
@@ -104,7 +104,7 @@ func (s *Store) Claim(ctx context.Context, app tenant.AppID, most int, lease tim
 		if i == most || d.at.After(now) || size >= store.ClaimSize {
 			return claimed, d.at, nil
 		}
-		e, err := s.event(ctx, "seq", d.seq)
+		e, err := s.event(s.reads.selectEvent.QueryRowContext(ctx, d.seq))
 		if errors.Is(err, store.ErrNotFound) || err == nil && e.State != store.Pending {
 			continue // a command was faster
 		}
@@ -128,9 +128,8 @@ type dueEvent struct {
 }
 
 // unclaimed returns the first pending events of an app that are not claimed.
-func (s *Store) unclaimed(ctx context.Context, app tenant.AppID, most int, held []store.EventID) ([]dueEvent, error) {
-	rows, err := s.reading.QueryContext(ctx,
-		"SELECT seq, id, due_at FROM outbox WHERE app_id = ? AND state = 'pending' ORDER BY due_at, seq LIMIT ?", app, most+len(held))
+func (s *Store) unclaimed(ctx context.Context, app tenant.AppID, most int, held map[store.EventID]struct{}) ([]dueEvent, error) {
+	rows, err := s.reads.selectDue.QueryContext(ctx, app, most+len(held))
 	due, err := collect(rows, s.readError(err), func(scan func(...any) error) (d dueEvent, err error) {
 		var at int64
 		err = scan(&d.seq, &d.id, &at)
@@ -140,7 +139,10 @@ func (s *Store) unclaimed(ctx context.Context, app tenant.AppID, most int, held 
 	if err != nil {
 		return nil, s.readError(err)
 	}
-	due = slices.DeleteFunc(due, func(d dueEvent) bool { return slices.Contains(held, d.id) })
+	due = slices.DeleteFunc(due, func(d dueEvent) bool {
+		_, claimed := held[d.id]
+		return claimed
+	})
 	return due[:min(most, len(due))], nil
 }
 

@@ -2,8 +2,12 @@ package sqlite
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
+	"fmt"
 	"iter"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
@@ -12,15 +16,28 @@ import (
 
 // outboxGroup bounds how many events one step moves, so that sends need not
 // wait for all of them.
-const outboxGroup = 1_000
+const outboxGroup = 250
+
+// eventPage is how many events are read at a time.
+const eventPage = 500
+
+// commandPause is how long a command waits between two groups: SQLite's lock is
+// not fair, and a gateway may want it.
+const commandPause = 50 * time.Millisecond
 
 // Receive implements [store.Store].
 func (s *Store) Receive(ctx context.Context, events []store.Event, statuses []store.Status) ([]store.StatusResult, error) {
+	size := int64(len(events) + len(statuses))
+	if size == 0 {
+		return nil, ctx.Err()
+	}
+	size = min(size, outboxGroup)
+	if err := s.receiving.Acquire(ctx, size); err != nil {
+		return nil, err
+	}
+	defer s.receiving.Release(size)
 	results := make([]store.StatusResult, len(statuses))
 	err := s.writer.do(ctx, &operation{apply: func(w *writer) error {
-		if len(events)+len(statuses) == 0 {
-			return nil
-		}
 		if _, err := w.begin(); err != nil {
 			return err
 		}
@@ -46,7 +63,7 @@ func (w *writer) insertEvents(events []store.Event) error {
 	quarantined := false
 	for i := range events {
 		e := &events[i]
-		_, err := w.statements.insertEvent.Exec(e.ID, null(e.App), e.Name, e.State, now, now, null(e.LastError), append([]byte{}, e.Payload...))
+		_, err := w.statements.insertEvent.Exec(e.ID, null(e.App), e.Name, e.State, now, now, null(e.LastError), blob(e.Payload))
 		if err != nil {
 			return err
 		}
@@ -55,12 +72,23 @@ func (w *writer) insertEvents(events []store.Event) error {
 	if !quarantined {
 		return nil
 	}
-	_, err := w.conn.ExecContext(context.Background(), `DELETE FROM outbox WHERE seq IN (
-		SELECT seq FROM (
-			SELECT seq, row_number() OVER newest AS number, sum(length(payload)) OVER newest AS size
-			FROM outbox WHERE state = 'quarantined' WINDOW newest AS (ORDER BY seq DESC))
-		WHERE number > ? OR size > ?)`, store.MaxQuarantined, store.MaxQuarantinedSize)
+	_, err := w.write(trimQuarantine, store.MaxQuarantined, store.MaxQuarantinedSize)
 	return err
+}
+
+// trimQuarantine deletes the oldest of too many, or too large, quarantined events.
+const trimQuarantine = `DELETE FROM outbox WHERE seq IN (
+	SELECT seq FROM (
+		SELECT seq, row_number() OVER newest AS number, sum(length(payload)) OVER newest AS size
+		FROM outbox WHERE state = 'quarantined' WINDOW newest AS (ORDER BY received_at DESC, seq DESC))
+	WHERE number > ? OR size > ?)`
+
+// blob is a BLOB that is not NULL.
+func blob(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
 }
 
 // Backlog implements [store.Store]. It goes from app to app in the index and
@@ -87,76 +115,99 @@ func (s *Store) Backlog(ctx context.Context) (map[tenant.AppID]time.Time, error)
 	return backlog, s.readError(rows.Err())
 }
 
-// Bury implements [store.Store].
+// Bury implements [store.Store]. It looks for the events outside the writer,
+// because it may have to pass over many.
 func (s *Store) Bury(ctx context.Context, app tenant.AppID, before time.Time, reason string) (int, error) {
-	return s.inGroups(ctx, func(w *writer) (int64, error) {
-		s.claims.mu.Lock()
-		claimed, err := json.Marshal(s.claims.of(app, w.clock()))
-		s.claims.mu.Unlock()
-		if err != nil {
-			return 0, err
+	for buried := 0; ; {
+		rows, err := s.reading.QueryContext(ctx, `SELECT seq FROM outbox WHERE app_id = ? AND state = 'pending' AND received_at < ?
+			AND id NOT IN (SELECT value FROM json_each(?)) LIMIT ?`, app, before.UnixMicro(), s.claimedEvents(app), outboxGroup)
+		found, err := collect(rows, err, func(scan func(...any) error) (seq int64, err error) { return seq, scan(&seq) })
+		if err != nil || len(found) == 0 {
+			return buried, s.readError(err)
 		}
-		return w.write(`UPDATE outbox SET state = 'dead', due_at = ?, last_error = ? WHERE seq IN (
-			SELECT seq FROM outbox WHERE app_id = ? AND state = 'pending' AND received_at < ?
-			AND id NOT IN (SELECT value FROM json_each(?)) LIMIT ?)`,
-			w.clock().UnixMicro(), reason, app, before.UnixMicro(), string(claimed), outboxGroup)
-	})
+		n, err := s.move(ctx, func(w *writer) (int64, error) {
+			return w.write(`UPDATE outbox SET state = 'dead', due_at = ?, last_error = ? WHERE seq IN (SELECT value FROM json_each(?))
+				AND state = 'pending' AND id NOT IN (SELECT value FROM json_each(?))`,
+				w.clock().UnixMicro(), reason, list(found), s.claimedEvents(app))
+		})
+		if buried += n; err != nil || len(found) < outboxGroup {
+			return buried, err
+		}
+	}
+}
+
+// claimedEvents lists the claimed events of an app, for json_each.
+func (s *Store) claimedEvents(app tenant.AppID) string {
+	s.claims.mu.Lock()
+	defer s.claims.mu.Unlock()
+	return list(slices.Collect(maps.Keys(s.claims.of(app, s.writer.clock()))))
+}
+
+// list writes values for json_each.
+func list[T ~string | ~int64](values []T) string {
+	if values == nil {
+		return "[]" // and not null, which json_each takes for a value
+	}
+	text, err := json.Marshal(values)
+	if err != nil {
+		panic(err) // they are texts or numbers
+	}
+	return string(text)
+}
+
+// sweepDeadLetters deletes those that are too old, some at a time, and tells
+// whether there may be more.
+func (w *writer) sweepDeadLetters() bool {
+	n, err := w.write("DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox WHERE state = 'dead' AND due_at < ? LIMIT ?)",
+		w.clock().Add(-store.DeadLetterLifetime).UnixMicro(), outboxGroup)
+	return err == nil && n == outboxGroup
 }
 
 // Replay implements [store.Store].
 func (s *Store) Replay(ctx context.Context, ids []store.EventID, app tenant.AppID) (int, error) {
-	const revive = "UPDATE outbox SET state = 'pending', attempts = 0, due_at = ? WHERE seq IN (SELECT seq FROM outbox WHERE state = 'dead' AND "
+	const revive = `UPDATE outbox SET state = 'pending', attempts = 0, received_at = ?1, due_at = ?1
+		WHERE seq IN (SELECT seq FROM outbox WHERE state = 'dead' AND `
 	if len(ids) == 0 {
-		return s.inGroups(ctx, func(w *writer) (int64, error) {
-			return w.write(revive+"app_id = ? LIMIT ?)", w.clock().UnixMicro(), app, outboxGroup)
-		})
-	}
-	list, err := json.Marshal(ids)
-	if err != nil {
-		return 0, err
-	}
-	var replayed int64
-	err = s.writer.do(ctx, &operation{apply: func(w *writer) error {
-		if _, err := w.begin(); err != nil {
-			return err
+		for replayed := 0; ; {
+			n, err := s.move(ctx, func(w *writer) (int64, error) {
+				return w.write(revive+"app_id = ?2 LIMIT ?3)", w.clock().UnixMicro(), app, outboxGroup)
+			})
+			if replayed += n; err != nil || n < outboxGroup {
+				return replayed, err
+			}
+			if s.lock == nil {
+				time.Sleep(commandPause)
+			}
 		}
+	}
+	return s.move(ctx, func(w *writer) (int64, error) {
 		var missing int
 		err := w.conn.QueryRowContext(context.Background(), `SELECT count(*) FROM json_each(?) WHERE NOT EXISTS (
-			SELECT 1 FROM outbox WHERE id = value AND state = 'dead')`, string(list)).Scan(&missing)
+			SELECT 1 FROM outbox WHERE id = value AND state = 'dead')`, list(ids)).Scan(&missing)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if missing > 0 {
-			return store.ErrNotFound
+			return 0, store.ErrNotFound
 		}
-		replayed, err = w.write(revive+"id IN (SELECT value FROM json_each(?)))", w.clock().UnixMicro(), string(list))
+		return w.write(revive+"id IN (SELECT value FROM json_each(?2)))", w.clock().UnixMicro(), list(ids))
+	})
+}
+
+// move has the writer run a step that moves events, and returns how many.
+func (s *Store) move(ctx context.Context, step func(*writer) (int64, error)) (int, error) {
+	var n int64
+	err := s.writer.do(ctx, &operation{apply: func(w *writer) (err error) {
+		if _, err = w.begin(); err != nil {
+			return err
+		}
+		n, err = step(w)
 		return err
 	}})
 	if err != nil { // the writer may still be at it
 		return 0, err
 	}
-	return int(replayed), nil
-}
-
-// inGroups repeats a step that moves up to [outboxGroup] events until it moves
-// fewer, and returns how many it has moved.
-func (s *Store) inGroups(ctx context.Context, step func(*writer) (int64, error)) (int, error) {
-	for moved := 0; ; {
-		var n int64
-		err := s.writer.do(ctx, &operation{apply: func(w *writer) (err error) {
-			if _, err = w.begin(); err != nil {
-				return err
-			}
-			n, err = step(w)
-			return err
-		}})
-		if err != nil {
-			return moved, err
-		}
-		if moved += int(n); n < outboxGroup {
-			return moved, nil
-		}
-	}
+	return int(n), nil
 }
 
 // write changes what no cache holds.
@@ -181,37 +232,50 @@ func scanEvent(scan func(...any) error, more ...any) (e store.Event, err error) 
 	return e, err
 }
 
-// Events implements [store.Store].
+// Events implements [store.Store]. It reads them in pages, so that whoever takes
+// long over them keeps no transaction open, and with it the write-ahead log.
 func (s *Store) Events(ctx context.Context, f store.EventFilter) iter.Seq2[store.Event, error] {
+	query, values := "SELECT seq, "+eventColumns+" FROM outbox WHERE seq > ?", []any{int64(0)}
+	if f.App != "" {
+		query, values = query+" AND app_id = ?", append(values, f.App)
+	}
+	if f.State != "" {
+		query, values = query+" AND state = ?", append(values, f.State)
+	}
+	query += fmt.Sprintf(" ORDER BY seq LIMIT %d", eventPage)
 	return func(yield func(store.Event, error) bool) {
-		rows, err := s.reading.QueryContext(ctx, "SELECT "+eventColumns+` FROM outbox
-			WHERE (?1 = '' OR app_id = ?1) AND (?2 = '' OR state = ?2) ORDER BY seq`, f.App, f.State)
-		if err != nil {
-			yield(store.Event{}, s.readError(err))
-			return
-		}
-		defer rows.Close()
-		for rows.Next() {
-			e, err := scanEvent(rows.Scan)
-			if !yield(e, s.readError(err)) || err != nil {
+		values := slices.Clone(values)
+		for {
+			var last int64
+			rows, err := s.reading.QueryContext(ctx, query, values...)
+			page, err := collect(rows, err, func(scan func(...any) error) (store.Event, error) {
+				return scanEvent(func(columns ...any) error { return scan(append([]any{&last}, columns...)...) })
+			})
+			if err != nil {
+				yield(store.Event{}, s.readError(err))
 				return
 			}
-		}
-		if err := rows.Err(); err != nil {
-			yield(store.Event{}, s.readError(err))
+			for _, e := range page {
+				if !yield(e, nil) {
+					return
+				}
+			}
+			if len(page) < eventPage {
+				return
+			}
+			values[0] = last
 		}
 	}
 }
 
 // Event implements [store.Store].
 func (s *Store) Event(ctx context.Context, id store.EventID) (store.Event, error) {
-	return s.event(ctx, "id", id)
+	return s.event(s.reading.QueryRowContext(ctx, "SELECT "+eventColumns+", payload FROM outbox WHERE id = ?", id))
 }
 
-// event reads one event, payload included, by a column that tells it from others.
-func (s *Store) event(ctx context.Context, column string, key any) (store.Event, error) {
+// event reads one event, payload included.
+func (s *Store) event(row *sql.Row) (store.Event, error) {
 	var payload []byte
-	row := s.reading.QueryRowContext(ctx, "SELECT "+eventColumns+", payload FROM outbox WHERE "+column+" = ?", key)
 	e, err := scanEvent(row.Scan, &payload)
 	if err != nil {
 		return store.Event{}, s.readError(err)

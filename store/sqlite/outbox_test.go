@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -125,4 +126,40 @@ func TestOutboxComesToAnOlderDatabase(t *testing.T) {
 		t.Error(diff)
 	}
 	put(t, s, "app_1")
+}
+
+// Sends wait for the writer, and so for every step of it that reads a whole table.
+func TestStatementsOfTheWriterUseIndexes(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "gateway.db"), time.Now)
+	queries := []string{
+		"DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox WHERE state = 'dead' AND due_at < ? LIMIT ?)",
+		"DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox WHERE state = 'dead' AND app_id = ? LIMIT ?)",
+		trimQuarantine,
+	}
+	for query := range s.writer.statements.all() {
+		queries = append(queries, query)
+	}
+	for query := range s.reads.all() {
+		queries = append(queries, query)
+	}
+	for _, query := range queries {
+		if strings.HasPrefix(query, "PRAGMA") {
+			continue
+		}
+		rows, err := s.reading.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+query, make([]any, strings.Count(query, "?"))...)
+		plan, err := collect(rows, err, func(scan func(...any) error) (detail string, err error) {
+			var skip int
+			return detail, scan(&skip, &skip, &skip, &detail)
+		})
+		if err != nil {
+			t.Fatalf("%s: %v", query, err)
+		}
+		for _, detail := range plan {
+			for _, table := range []string{"outbox", "ledger", "holds", "accounts"} {
+				if strings.HasPrefix(detail, "SCAN "+table) && !strings.Contains(detail, "outbox_quarantined") {
+					t.Errorf("%s: %s", query, detail)
+				}
+			}
+		}
+	}
 }

@@ -21,6 +21,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	_ "modernc.org/sqlite" // the driver
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
@@ -54,6 +55,10 @@ type Store struct {
 	reading *sql.DB
 	lock    *lock // nil where not exclusive
 	claims  claims
+	reads   reads
+	// receiving bounds the events and statuses that wait for one commit, so that
+	// a flood of webhooks leaves room for sends between its commits.
+	receiving *semaphore.Weighted
 
 	closeOnce sync.Once
 	closeErr  error
@@ -68,7 +73,7 @@ func Open(ctx context.Context, path string, o Options) (_ *Store, err error) {
 	if err := createPrivately(path); err != nil {
 		return nil, err
 	}
-	s := &Store{claims: newClaims()}
+	s := &Store{claims: newClaims(), receiving: semaphore.NewWeighted(outboxGroup)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("opening %s: %w", path, err), s.closeDatabases())
@@ -79,7 +84,10 @@ func Open(ctx context.Context, path string, o Options) (_ *Store, err error) {
 			return nil, err
 		}
 	}
-	s.writing, err = sql.Open("sqlite", dataSource(path, "journal_mode(wal)", "synchronous(full)", "foreign_keys(on)"))
+	// The cache takes what a large commit changes (in KiB, where negative), and the
+	// write-ahead log is cut back after a reader has kept it growing (in bytes).
+	s.writing, err = sql.Open("sqlite", dataSource(path,
+		"journal_mode(wal)", "synchronous(full)", "foreign_keys(on)", "cache_size(-65536)", "journal_size_limit(67108864)"))
 	if err != nil {
 		return nil, err
 	}
@@ -94,6 +102,9 @@ func Open(ctx context.Context, path string, o Options) (_ *Store, err error) {
 		return nil, err
 	}
 	s.writer = w
+	if err := prepare(ctx, s.reading, s.reads.all()); err != nil {
+		return nil, errors.Join(err, w.close())
+	}
 	go w.run()
 	return s, nil
 }
@@ -118,7 +129,7 @@ func newWriter(ctx context.Context, db *sql.DB, o Options) (_ *writer, err error
 	if err := migrate(ctx, w.conn); err != nil {
 		return nil, err
 	}
-	if err := w.statements.prepare(ctx, w.conn); err != nil {
+	if err := prepare(ctx, w.conn, w.statements.all()); err != nil {
 		return nil, err
 	}
 	if o.Exclusive {
@@ -145,7 +156,7 @@ func (s *Store) Close() error {
 }
 
 func (s *Store) closeDatabases() error {
-	var errs []error
+	errs := []error{finalize(s.reads.all())}
 	for _, db := range []*sql.DB{s.reading, s.writing} {
 		if db != nil {
 			errs = append(errs, db.Close())

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -25,30 +26,33 @@ type earlyFee struct {
 
 // Holds implements [store.Store].
 func (s *Store) Holds(ctx context.Context, ids []store.HoldID) (map[store.HoldID]store.Sender, error) {
-	senders := make(map[store.HoldID]store.Sender, len(ids))
+	wanted := make([][4]string, 0, len(ids))
 	for _, id := range ids {
-		if _, known := senders[id]; known || len(id) != store.HoldIDLength {
-			continue
+		if id.Valid() {
+			wanted = append(wanted, [4]string{
+				string(id), id.EntryID(store.KindHold), id.EntryID(store.KindCapture), id.Again().EntryID(store.KindCapture),
+			})
 		}
+	}
+	text, err := json.Marshal(wanted)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.reads.selectHolds.QueryContext(ctx, string(text))
+	if err != nil {
+		return nil, s.readError(err)
+	}
+	defer rows.Close()
+	senders := make(map[store.HoldID]store.Sender, len(ids))
+	for rows.Next() {
+		var id store.HoldID
 		var sender store.Sender
-		err := s.reading.QueryRowContext(ctx, `SELECT account_id, ifnull(app_id, ''),
-			EXISTS (SELECT 1 FROM ledger WHERE id IN (?2, ?3)) FROM ledger WHERE id = ?1`,
-			id.EntryID(store.KindHold), id.EntryID(store.KindCapture), id.Again().EntryID(store.KindCapture)).
-			Scan(&sender.Account, &sender.App, &sender.Captured)
-		if errors.Is(err, sql.ErrNoRows) {
-			continue
-		}
-		if err != nil {
+		if err := rows.Scan(&id, &sender.Account, &sender.App, &sender.Captured); err != nil {
 			return nil, s.readError(err)
 		}
 		senders[id] = sender
 	}
-	select {
-	case <-s.writer.closing:
-		return nil, store.ErrClosed
-	default:
-		return senders, ctx.Err()
-	}
+	return senders, s.readError(rows.Err())
 }
 
 // applyStatus does what a status means for the wallets.
@@ -56,7 +60,7 @@ func (w *writer) applyStatus(status store.Status) (result store.StatusResult, er
 	if status.TemplateFee != nil {
 		delete(w.earlyFees, status.MessageID) // this one takes its place
 	}
-	if status.Hold != "" {
+	if status.Hold != "" && !status.Captured {
 		result.Settled, err = w.settle(status.Hold, store.Captured, status.MessageID)
 		switch {
 		case errors.Is(err, store.ErrConflict):

@@ -11,57 +11,6 @@ import (
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
-// statements are what the writer runs over and over.
-type statements struct {
-	dataVersion, selectWallet, updateWallet *sql.Stmt
-	insertEntry, insertHold, deleteHold     *sql.Stmt
-	selectEntry, insertFreeAdmission        *sql.Stmt
-	selectMessage                           *sql.Stmt
-	insertEvent, updateEvent, deleteEvent   *sql.Stmt
-}
-
-// all are the statements by their text.
-func (s *statements) all() map[string]**sql.Stmt {
-	return map[string]**sql.Stmt{
-		"PRAGMA data_version": &s.dataVersion,
-		"SELECT currency, credited, available, held, captured FROM accounts WHERE id = ?":                                                      &s.selectWallet,
-		"UPDATE accounts SET credited = ?, available = ?, held = ?, captured = ? WHERE id = ?":                                                 &s.updateWallet,
-		"INSERT INTO holds (id, account_id, app_id, amount, made_at) VALUES (?, ?, ?, ?, ?)":                                                   &s.insertHold,
-		"DELETE FROM holds WHERE id = ? RETURNING account_id, app_id, amount":                                                                  &s.deleteHold,
-		"SELECT kind, account_id, amount, ifnull(app_id, '') FROM ledger WHERE id = ?":                                                         &s.selectEntry,
-		"INSERT INTO free_admissions (app_id, at) VALUES (?, ?)":                                                                               &s.insertFreeAdmission,
-		"SELECT account_id, ifnull(app_id, '') FROM ledger WHERE message_id = ? AND kind = 'capture'":                                          &s.selectMessage,
-		"DELETE FROM outbox WHERE id = ?":                                                                                                      &s.deleteEvent,
-		"UPDATE outbox SET attempts = attempts + 1, state = ?, due_at = ?, last_error = ? WHERE id = ? AND attempts = ? AND state = 'pending'": &s.updateEvent,
-		`INSERT INTO outbox (id, app_id, event, state, received_at, due_at, last_error, payload)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`: &s.insertEvent,
-		`INSERT INTO ledger (id, account_id, kind, amount, balance, app_id, message_id, at)
-			VALUES (?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), ?) ON CONFLICT (id) DO NOTHING`: &s.insertEntry,
-	}
-}
-
-func (s *statements) prepare(ctx context.Context, conn *sql.Conn) error {
-	for query, statement := range s.all() {
-		var err error
-		if *statement, err = conn.PrepareContext(ctx, query); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// close gives the statements back to SQLite, which otherwise keeps the
-// write-ahead log of a database that it cannot close.
-func (s *statements) close() error {
-	var errs []error
-	for _, statement := range s.all() {
-		if *statement != nil {
-			errs = append(errs, (*statement).Close())
-		}
-	}
-	return errors.Join(errs...)
-}
-
 // Capture implements [store.Store].
 func (s *Store) Capture(ctx context.Context, id store.HoldID, messageID string) error {
 	return s.settle(ctx, id, store.Captured, messageID)

@@ -57,6 +57,7 @@ type writer struct {
 	pending          []*operation
 	current          *operation
 
+	sweeping  bool           // the last sweep has left dead letters that are too old
 	unclaimed []store.HoldID // holds whose caller has gone, to be released
 }
 
@@ -137,6 +138,9 @@ func (w *writer) run() {
 			// Whatever fails here fails again, and is reported, where it matters.
 			_, _ = w.refresh()
 			w.releaseUnclaimed()
+			if w.sweeping {
+				w.sweeping = w.sweepDeadLetters()
+			}
 		case <-sweep.C:
 			w.sweep()
 		case <-w.closing:
@@ -343,8 +347,7 @@ func (w *writer) sweep() {
 	w.forgetEarlyFees()
 	// What stays behind because this failed is swept the next time.
 	_, _ = w.write("DELETE FROM free_admissions WHERE at < ?", w.clock().Add(-time.Minute).UnixMicro())
-	_, _ = w.write("DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox WHERE state = 'dead' AND due_at < ? LIMIT ?)",
-		w.clock().Add(-store.DeadLetterLifetime).UnixMicro(), outboxGroup)
+	w.sweeping = w.sweepDeadLetters()
 }
 
 // releaseUnclaimed gives back the holds whose callers went away before they
@@ -373,5 +376,5 @@ func (w *writer) releaseUnclaimed() bool {
 
 // close gives back the statements and the connection.
 func (w *writer) close() error {
-	return errors.Join(w.statements.close(), w.conn.Close())
+	return errors.Join(finalize(w.statements.all()), w.conn.Close())
 }

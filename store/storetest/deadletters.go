@@ -154,6 +154,7 @@ func replayStartsAnew(f *fixture) {
 		if at := got.NextAttemptAt; at.Before(before.Add(-time.Millisecond)) || at.After(after.Add(time.Millisecond)) {
 			f.Errorf("an event that was replayed between %v and %v is due at %v", before, after, at)
 		}
+		f.wantSame("time of receipt", got.ReceivedAt, got.NextAttemptAt)
 		f.wantSame("backlog", f.backlog(), map[tenant.AppID]time.Time{app: got.NextAttemptAt})
 		f.restart()
 	}

@@ -68,6 +68,7 @@ const (
 	buriesClaimed  fault = "claimed events are buried"
 	replaysAny     fault = "any event can be replayed"
 	replaysKnown   fault = "a replay takes what it knows"
+	replaysOld     fault = "a replayed event is as old as before"
 	replaysTired   fault = "a replayed event has its attempts behind it"
 
 	tellsUnknown      fault = "unknown holds are somebody's"
@@ -145,6 +146,7 @@ var faults = map[fault][]string{
 	buriesClaimed:     {"claimed events are not buried", "random deliveries do what a plain model does"},
 	replaysAny:        {"a replay of what is no dead letter changes nothing"},
 	replaysKnown:      {"a replay of what is no dead letter changes nothing"},
+	replaysOld:        {"a replayed event has all attempts ahead of it", "random deliveries do what a plain model does"},
 	replaysTired:      {"a replayed event has all attempts ahead of it", "random deliveries do what a plain model does"},
 	tellsUnknown:      {"holds tell whose they are"},
 	overlooksAgain:    {"holds tell whose they are"},

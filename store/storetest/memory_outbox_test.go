@@ -260,6 +260,9 @@ func (m *memory) Replay(ctx context.Context, ids []store.EventID, app tenant.App
 		if l.State, l.NextAttemptAt = store.Pending, m.now(); m.fault != replaysTired {
 			l.Attempts = 0
 		}
+		if m.fault != replaysOld {
+			l.ReceivedAt = l.NextAttemptAt
+		}
 	}
 	if len(dead) < len(ids) {
 		err = store.ErrNotFound

@@ -249,7 +249,8 @@ func (c *courier) replayed(which func(*parcel) bool) {
 		if d := c.Now().Sub(got.NextAttemptAt); d < -time.Millisecond || d > time.Minute {
 			c.Errorf("a replayed event is due %v ago", d)
 		}
-		p.State, p.Attempts, p.NextAttemptAt, p.LastError = store.Pending, 0, got.NextAttemptAt, got.LastError
+		c.wantSame("time of receipt", got.ReceivedAt, got.NextAttemptAt)
+		p.State, p.Attempts, p.ReceivedAt, p.NextAttemptAt, p.LastError = store.Pending, 0, got.ReceivedAt, got.NextAttemptAt, got.LastError
 		p.until, p.token = time.Time{}, ""
 	}
 }

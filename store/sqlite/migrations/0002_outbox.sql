@@ -23,4 +23,6 @@ CREATE TABLE outbox (
 	payload     BLOB NOT NULL -- last, so that a list need not read it
 ) STRICT;
 CREATE INDEX outbox_pending ON outbox (app_id, due_at) WHERE state = 'pending';
-CREATE INDEX outbox_kept ON outbox (state, due_at) WHERE state <> 'pending';
+CREATE INDEX outbox_dead ON outbox (app_id) WHERE state = 'dead';
+CREATE INDEX outbox_given_up ON outbox (due_at) WHERE state = 'dead';
+CREATE INDEX outbox_quarantined ON outbox (received_at) WHERE state = 'quarantined';
