@@ -219,7 +219,7 @@ func (in *intake) conclude(results []store.StatusResult) {
 			zap.String("app_id", string(fee.app)), zap.String("market", fee.market), zap.String("category", fee.category), zap.Int("count", count),
 		}
 		if fee.result == store.FeeNotPriced {
-			in.app.logger.Error("templates have no price in their accounts' currency and are not charged", fields...)
+			in.app.logger.Error("templates have no price in the account's currency and are not charged", fields...)
 			continue
 		}
 		metrics.defaultFees.Add(float64(count))

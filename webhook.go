@@ -96,10 +96,7 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, wh *webhook) *
 		return signatureMissing.as(nil)
 	}
 	signature, ok := parseSignature(signatures[0])
-	if !ok || len(signatures) > 1 {
-		return signatureWrong.as(nil)
-	}
-	if len(h.app.MetaAppSecrets) == 0 {
+	if !ok || len(signatures) > 1 || len(h.app.MetaAppSecrets) == 0 {
 		return signatureWrong.as(nil)
 	}
 	shared := &sharedMemory{ReadCloser: r.Body, ctx: r.Context()}

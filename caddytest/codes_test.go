@@ -189,25 +189,12 @@ func TestAnotherMethodIsREQ003(t *testing.T) {
 	t.Parallel()
 	g := startGateway(t, settings{})
 	who := g.tenant(t, profile{})
-	for _, method := range []string{"GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "post"} {
+	methods := []string{"GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "post"}
+	g.wantMethodsRefused(t, methods, "POST", func(method string) *http.Request {
 		req := g.request(t, method, messagePath, g.message(accepted))
 		req.Header.Set("Authorization", "Bearer "+who.key)
-		response, err := g.client.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		a, err := readAnswer(response)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if method != http.MethodHead { // whose answer has no body
-			g.check(t, &a)
-			a.want(t, http.StatusMethodNotAllowed, req003)
-		}
-		if got := a.header.Get("Allow"); a.status != http.StatusMethodNotAllowed || got != "POST" {
-			t.Errorf("%s: status %d with Allow %q", method, a.status, got)
-		}
-	}
+		return req
+	})
 	if n := g.tally(t).sends(who); n != 0 {
 		t.Errorf("%d messages reached Meta", n)
 	}
@@ -284,5 +271,28 @@ func TestADatabaseLockedForLongIsBILL003(t *testing.T) {
 	g.wantBalance(t, who.account, balance{available: 1_000_000 - fee, captured: fee})
 	if sent := g.tally(t).sends(who); sent != 1 || a.messageID() == "" {
 		t.Errorf("%d messages reached Meta", sent)
+	}
+}
+
+// wantMethodsRefused makes a request with each method and wants REQ_003 with this
+// header Allow.
+func (g *gateway) wantMethodsRefused(t *testing.T, methods []string, allow string, request func(method string) *http.Request) {
+	t.Helper()
+	for _, method := range methods {
+		response, err := g.client.Do(request(method))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := readAnswer(response)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if method != http.MethodHead { // whose answer has no body
+			g.check(t, &a)
+			a.want(t, http.StatusMethodNotAllowed, req003)
+		}
+		if got := a.header.Get("Allow"); a.status != http.StatusMethodNotAllowed || got != allow {
+			t.Errorf("%s: status %d with Allow %q", method, a.status, got)
+		}
 	}
 }

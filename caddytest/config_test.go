@@ -83,7 +83,7 @@ var mistakes = []struct{ caddyfile, message string }{
 	{option("delivery {\nretry\n}"), "retry has 0 arguments"},
 	{option("delivery {\nretry 5s -1s\n}"), "a duration must be positive, not -1s"},
 	{option("delivery {\nretry 5s, 5m\n}"), "5s,"},
-	{option("delivery {\nretry" + strings.Repeat(" 1s", 65) + "\n}"), "retry has 65 arguments"},
+	{option("delivery {\nretry" + strings.Repeat(" 1s", 101) + "\n}"), "retry has 101 arguments"},
 	{option("delivery {\nallow_private_targets yes\n}"), "allow_private_targets has 1 arguments and takes 0"},
 	{option("core https://core.example"), "unrecognized option: core"},
 	{option("store redis redis://127.0.0.1"), "redis"},

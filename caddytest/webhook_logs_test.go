@@ -13,9 +13,7 @@ import (
 
 func TestAWebhookIsLoggedWithItsCode(t *testing.T) {
 	t.Parallel()
-	g := startGateway(t, settings{}.withWebhooks())
-	endpoint := startReceiver(t)
-	who := g.tenant(t, profile{endpoint: endpoint})
+	g, _, who := startWithEndpoint(t)
 	unsigned := g.webhook(t, "{}")
 	unsigned.Header.Del("X-Hub-Signature-256")
 	forged := g.webhook(t, "{}")

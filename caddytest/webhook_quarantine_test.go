@@ -36,9 +36,7 @@ const (
 // What is genuine and cannot be read is kept with its reason, and is nobody's.
 func TestGenuineWebhooksThatCannotBeReadAreQuarantined(t *testing.T) {
 	t.Parallel()
-	g := startGateway(t, settings{}.withWebhooks())
-	endpoint := startReceiver(t)
-	who := g.tenant(t, profile{endpoint: endpoint})
+	g, endpoint, who := startWithEndpoint(t)
 	one := g.userMessage(who)
 	good := notification(who.waba, one)
 	for _, c := range []struct{ name, body, reason string }{

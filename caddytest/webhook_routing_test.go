@@ -169,9 +169,7 @@ func TestAnAppGetsWhatItHasSubscribedTo(t *testing.T) {
 
 func TestChangesOfNobodyAreQuarantinedWithTheirReason(t *testing.T) {
 	t.Parallel()
-	g := startGateway(t, settings{}.withWebhooks())
-	endpoint := startReceiver(t)
-	who := g.tenant(t, profile{endpoint: endpoint})
+	g, endpoint, who := startWithEndpoint(t)
 	own := g.userMessage(who)
 	long := strings.Repeat("1", 65)
 	for _, c := range []struct{ name, body, reason string }{
@@ -217,9 +215,7 @@ func TestChangesOfNobodyAreQuarantinedWithTheirReason(t *testing.T) {
 // What is delivered has Meta's bytes, whatever reads them on the way.
 func TestAChangeIsDeliveredByteForByte(t *testing.T) {
 	t.Parallel()
-	g := startGateway(t, settings{}.withWebhooks())
-	endpoint := startReceiver(t)
-	who := g.tenant(t, profile{endpoint: endpoint})
+	g, endpoint, who := startWithEndpoint(t)
 	phone := who.phone
 	escaped := fmt.Sprintf(`\u%04x%s`, phone[0], phone[1:])
 	for _, raw := range []string{

@@ -27,9 +27,7 @@ func (g *gateway) wantNothingStored(t testing.TB, who tenant, endpoint *receiver
 
 func TestForgedWebhooksAreRefusedAndNothingOfThemIsStored(t *testing.T) {
 	t.Parallel()
-	g := startGateway(t, settings{}.withWebhooks())
-	endpoint := startReceiver(t)
-	who := g.tenant(t, profile{endpoint: endpoint})
+	g, endpoint, who := startWithEndpoint(t)
 	body := notification(who.waba, g.userMessage(who))
 	right := signed(g.appSecret, body)
 	for _, c := range []struct {
@@ -86,9 +84,7 @@ func hexDigit(c byte) byte {
 
 func TestABodyThatIsNotTheSignedOneByteForByteIsRefused(t *testing.T) {
 	t.Parallel()
-	g := startGateway(t, settings{}.withWebhooks())
-	endpoint := startReceiver(t)
-	who := g.tenant(t, profile{endpoint: endpoint})
+	g, endpoint, who := startWithEndpoint(t)
 	body := notification(who.waba, g.userMessage(who))
 	var indented bytes.Buffer
 	if err := json.Indent(&indented, []byte(body), "", " "); err != nil {
@@ -124,9 +120,7 @@ func TestABodyThatIsNotTheSignedOneByteForByteIsRefused(t *testing.T) {
 // Hexadecimal digits mean the same in either letter case.
 func TestASignatureInUpperCaseIsTaken(t *testing.T) {
 	t.Parallel()
-	g := startGateway(t, settings{}.withWebhooks())
-	endpoint := startReceiver(t)
-	who := g.tenant(t, profile{endpoint: endpoint})
+	g, endpoint, who := startWithEndpoint(t)
 	body := notification(who.waba, g.userMessage(who))
 	req := g.webhook(t, body)
 	req.Header.Set("X-Hub-Signature-256", "sha256="+strings.ToUpper(signed(g.appSecret, body)[len("sha256="):]))
@@ -192,9 +186,7 @@ const maxWebhook = 4 << 20
 
 func TestWebhooksAtTheLimit(t *testing.T) {
 	t.Parallel()
-	g := startGateway(t, settings{}.withWebhooks())
-	endpoint := startReceiver(t)
-	who := g.tenant(t, profile{endpoint: endpoint})
+	g, endpoint, who := startWithEndpoint(t)
 	own := g.userMessage(who)
 	padded := func(size int) string {
 		return strings.Replace(notification(who.waba, own), `"entry"`, strings.Repeat(" ", size-len(notification(who.waba, own)))+`"entry"`, 1)
@@ -238,9 +230,7 @@ func TestWebhooksAtTheLimit(t *testing.T) {
 // A client that stalls is not waited for, and what it has sent is not taken for all.
 func TestAWebhookThatStallsIsGivenUp(t *testing.T) {
 	t.Parallel()
-	g := startGateway(t, settings{}.withWebhooks())
-	endpoint := startReceiver(t)
-	who := g.tenant(t, profile{endpoint: endpoint})
+	g, endpoint, who := startWithEndpoint(t)
 	body := notification(who.waba, g.userMessage(who))
 	// The signature is that of the part that arrives.
 	head := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nX-Hub-Signature-256: %s\r\n", webhookPath, g.site, signed(g.appSecret, body))
@@ -264,9 +254,7 @@ func TestAWebhookThatStallsIsGivenUp(t *testing.T) {
 
 func TestAWebhookWhoseSenderGoesAwayInTheBodyIsNotStored(t *testing.T) {
 	t.Parallel()
-	g := startGateway(t, settings{}.withWebhooks())
-	endpoint := startReceiver(t)
-	who := g.tenant(t, profile{endpoint: endpoint})
+	g, endpoint, who := startWithEndpoint(t)
 	body := notification(who.waba, g.userMessage(who))
 	head := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nX-Hub-Signature-256: %s\r\n", webhookPath, g.site, signed(g.appSecret, body))
 	for _, rest := range []string{

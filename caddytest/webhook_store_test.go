@@ -121,9 +121,7 @@ func TestAWebhookThatCannotBeStoredIsWH004(t *testing.T) {
 // Apps that cannot be read are no reason to drop what is for them.
 func TestAWebhookWhoseAppsCannotBeReadIsWH004(t *testing.T) {
 	t.Parallel()
-	g := startGateway(t, settings{}.withWebhooks())
-	endpoint := startReceiver(t)
-	who := g.tenant(t, profile{endpoint: endpoint})
+	g, endpoint, who := startWithEndpoint(t)
 	body := notification(who.waba, g.userMessage(who))
 	g.exec(t, "ALTER TABLE apps RENAME TO misplaced")
 	g.doWebhook(t, g.webhook(t, body)).want(t, http.StatusInternalServerError, wh004)
@@ -140,9 +138,7 @@ func TestAWebhookWhoseAppsCannotBeReadIsWH004(t *testing.T) {
 // What Meta has said counts whether or not it waits for the answer.
 func TestAWebhookIsStoredThoughMetaHasGone(t *testing.T) {
 	t.Parallel()
-	g := startGateway(t, settings{}.withWebhooks())
-	endpoint := startReceiver(t)
-	who := g.tenant(t, profile{endpoint: endpoint})
+	g, endpoint, who := startWithEndpoint(t)
 	body := notification(who.waba, g.userMessage(who))
 	undo := lockDatabase(t, g) // so that it cannot be stored before
 	conn := g.dial(t, fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nX-Hub-Signature-256: %s\r\nContent-Length: %d\r\n\r\n%s",
@@ -158,9 +154,7 @@ func TestAWebhookIsStoredThoughMetaHasGone(t *testing.T) {
 // A program that holds the database's write lock does not make Meta wait for ever.
 func TestADatabaseLockedForLongIsWH004(t *testing.T) {
 	t.Parallel()
-	g := startGateway(t, settings{}.withWebhooks())
-	endpoint := startReceiver(t)
-	who := g.tenant(t, profile{endpoint: endpoint})
+	g, endpoint, who := startWithEndpoint(t)
 	body := notification(who.waba, g.userMessage(who))
 	undo := lockDatabase(t, g)
 	g.doWebhook(t, g.webhook(t, body)).want(t, http.StatusInternalServerError, wh004)

@@ -16,6 +16,15 @@ import (
 // webhookPath is where Meta reports.
 const webhookPath = "/v1/wa/webhook"
 
+// startWithEndpoint starts a gateway that takes webhooks, with a tenant whose
+// events go to an endpoint.
+func startWithEndpoint(t testing.TB) (*gateway, *receiver, tenant) {
+	t.Helper()
+	g := startGateway(t, settings{}.withWebhooks())
+	endpoint := startReceiver(t)
+	return g, endpoint, g.tenant(t, profile{endpoint: endpoint})
+}
+
 // signed is the signature of a body under an app secret, as Meta writes it.
 func signed(secret, body string) string {
 	mac := hmac.New(sha256.New, []byte(secret))

@@ -135,14 +135,14 @@ func TestCheckHeader(t *testing.T) {
 
 func TestCheckSecret(t *testing.T) {
 	encoded := func(n int) string { return keyPrefix + base64.StdEncoding.EncodeToString(make([]byte, n)) }
-	for _, s := range []string{"s", "!~", strings.Repeat("s", maxSecret), encoded(minKey), encoded(32), encoded(maxKey), "WHSEC_", "whsec"} {
+	for _, s := range []string{"s", "!~", strings.Repeat("s", maxSecret), encoded(1), encoded(32), encoded(100), "WHSEC_", "whsec"} {
 		if err := CheckSecret(tenant.Secret(s)); err != nil {
 			t.Errorf("%q: %v", s, err)
 		}
 	}
 	for _, s := range []string{
 		"", "with space", "with\ttab", "with\nline", "ümlaut", "\xff", "\x00", strings.Repeat("s", maxSecret+1),
-		keyPrefix, keyPrefix + "not-base64-at-all-not-base64-at-all", encoded(minKey - 1), encoded(maxKey + 1), encoded(32) + "=", strings.TrimRight(encoded(32), "="),
+		keyPrefix, keyPrefix + "not-base64-at-all-not-base64-at-all", encoded(32) + "=", strings.TrimRight(encoded(32), "="),
 	} {
 		if err := CheckSecret(tenant.Secret(s)); err == nil || s != "" && s != keyPrefix && strings.Contains(err.Error(), s) {
 			t.Errorf("%q is answered %v", s, err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -160,6 +161,86 @@ func TestStatementsOfTheWriterUseIndexes(t *testing.T) {
 					t.Errorf("%s: %s", query, detail)
 				}
 			}
+		}
+	}
+}
+
+// many returns events of an app.
+func many(app tenant.AppID, n int) []store.Event {
+	events := make([]store.Event, n)
+	for i := range events {
+		events[i] = store.Event{ID: store.NewEventID(), App: app, Name: tenant.EventRead, State: store.Pending, Payload: []byte("{}")}
+	}
+	return events
+}
+
+// Meta floods after an outage, and customers go on sending.
+func TestSendsGetThroughAFloodOfWebhooks(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "gateway.db"), time.Now)
+	if err := s.CreateAccount(t.Context(), tenant.Account{ID: "acct_1", Name: "A", Currency: "USD"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Credit(t.Context(), "acct_1", 1_000_000_000, "credit"); err != nil {
+		t.Fatal(err)
+	}
+	const webhooks = 24
+	received := make(chan error, webhooks)
+	for range webhooks {
+		go func() {
+			_, err := s.Receive(t.Context(), many("app_1", 4*outboxGroup), nil)
+			received <- err
+		}()
+	}
+	admitted := 0
+	for len(received) < webhooks {
+		_, err := s.Admit(t.Context(), store.Admission{
+			Mode: store.Hold, App: "app_1", Account: "acct_1", Fee: 1, HoldID: store.NewHoldID(),
+			Limits: tenant.RateLimit{PerSecond: 1_000_000, PerMinute: 1_000_000},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		admitted++
+	}
+	for range webhooks {
+		if err := <-received; err != nil {
+			t.Error(err)
+		}
+	}
+	// In one commit there would be room for none or two.
+	if admitted < webhooks/2 {
+		t.Errorf("%d sends got through between %d webhooks", admitted, webhooks)
+	}
+}
+
+func TestListsAreReadToTheirEnd(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "gateway.db"), time.Now)
+	var want []store.EventID
+	for _, n := range []int{eventPage, eventPage + 1} {
+		events := many("app_1", n)
+		if _, err := s.Receive(t.Context(), slices.Concat(events, many("app_2", 3)), nil); err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events {
+			want = append(want, e.ID)
+		}
+	}
+	for _, filter := range []store.EventFilter{{App: "app_1"}, {App: "app_1", State: store.Pending}} {
+		var got []store.EventID
+		for e, err := range s.Events(t.Context(), filter) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, e.ID)
+			// A reader that takes its time keeps nobody from writing.
+			if len(got) == 1 {
+				if _, err := s.writing.ExecContext(t.Context(), "PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
 		}
 	}
 }
