@@ -48,6 +48,9 @@ func (a *attempt) run(ctx context.Context) {
 	if mended {
 		w.Wake(a.endpoint.app)
 	}
+	if outcome.Result == store.Failed {
+		w.wakeAt(a.endpoint, outcome.NextAttemptAt)
+	}
 	if !settled {
 		a.settle(ctx, outcome)
 	}

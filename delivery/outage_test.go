@@ -252,6 +252,41 @@ func TestClaimThatComesLateIsGivenBack(t *testing.T) {
 	})
 }
 
+// None of them waits for the next look over the outbox, or for another's turn.
+func TestRetriesOfManyEventsComeWhenTheyAreDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := openStore(t, nil)
+		times := make(map[string][]time.Time)
+		b := newInbox(nil)
+		b.answer = func(r *http.Request) int {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			id := r.Header.Get("webhook-id")
+			times[id] = append(times[id], time.Now())
+			return http.StatusServiceUnavailable
+		}
+		addApp(t, s, "app_1", tenant.Webhook{URL: "http://endpoint.test"})
+		receive(t, s, "app_1", 40)
+		retry := []time.Duration{5 * time.Second, 20 * time.Second}
+		w := steady(Config{Retry: retry}, s)
+		w.patience = breakPatience
+		defer overWire(w, b)()
+		defer run(t, w)()
+		elapse(40 * time.Second)
+		for id, at := range times {
+			if len(at) != len(retry)+1 {
+				t.Fatalf("%d attempts of %s", len(at), id)
+			}
+			for i, delay := range retry {
+				// Those that fail at the same time are attempted one after the other.
+				if got := at[i+1].Sub(at[i]); got < delay*8/10 || got > delay*12/10+40*strainPause {
+					t.Errorf("%v after attempt %d, want about %v", got, i+1, delay)
+				}
+			}
+		}
+	})
+}
+
 func TestScheduleIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := openStore(t, nil)
@@ -276,7 +311,7 @@ func TestScheduleIsKept(t *testing.T) {
 		}
 		for i, delay := range retry {
 			got := times[i+1].Sub(times[i])
-			if got < delay*8/10 || got > delay*12/10+2*pollInterval {
+			if got < delay*8/10 || got > delay*12/10+2*minPollInterval {
 				t.Errorf("%v after attempt %d, want about %v", got, i+1, delay)
 			}
 		}

@@ -66,7 +66,14 @@ func (w *Worker) step(ctx context.Context, e *endpoint) bool {
 	if full {
 		e.batch = min(2*e.batch, w.config.PerEndpoint)
 	}
-	return len(claimed) > 0 && !next.IsZero() && !next.After(time.Now()) && ctx.Err() == nil
+	if next.IsZero() || ctx.Err() != nil {
+		return false
+	}
+	if next.After(time.Now()) {
+		w.wakeAt(e, next)
+		return false
+	}
+	return len(claimed) > 0
 }
 
 // claim reads the app's record and claims events for the slots of a turn. Of an

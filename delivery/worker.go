@@ -103,6 +103,7 @@ type endpoint struct {
 	running bool      // it has a runner
 	woken   bool      // there is news for the runner
 	overdue time.Time // when to look for events that are too old
+	alarm   time.Time // when it is woken by itself
 
 	// The runner's, and seen by the next one:
 	target target
@@ -164,6 +165,19 @@ func (w *Worker) Wake(apps ...tenant.AppID) {
 	for _, app := range apps {
 		w.start(app)
 	}
+}
+
+// wakeAt wakes an app for an event that is due before the outbox is looked over
+// for it.
+func (w *Worker) wakeAt(e *endpoint, due time.Time) {
+	now := time.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if due.Sub(now) > w.interval || e.alarm.After(now) && !due.Before(e.alarm) {
+		return
+	}
+	e.alarm = due
+	time.AfterFunc(due.Sub(now), func() { w.Wake(e.app) })
 }
 
 // poll starts a runner for every app that has something due and returns when to
