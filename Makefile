@@ -11,7 +11,7 @@ MODULE        := github.com/connexease/caddy-whatsapp-gateway
 # which Caddy makes no certificates.
 GATEWAY_ADDRESS ?= :8080
 META_SIMULATOR_ADDRESS ?= 127.0.0.1:8081
-run: export GATEWAY_ADDRESS := $(if $(findstring ://,$(GATEWAY_ADDRESS))$(filter :%,$(GATEWAY_ADDRESS)),,http://)$(GATEWAY_ADDRESS)
+run: override export GATEWAY_ADDRESS := $(if $(findstring ://,$(GATEWAY_ADDRESS))$(filter :%,$(GATEWAY_ADDRESS)),,http://)$(GATEWAY_ADDRESS)
 run: export GATEWAY_URL ?= $(patsubst :%,http://127.0.0.1:%,$(GATEWAY_ADDRESS))
 run: export META_URL ?= http://$(META_SIMULATOR_ADDRESS)
 run: export WEBHOOK_VERIFY_TOKEN ?= demo-verify-token

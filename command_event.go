@@ -195,17 +195,19 @@ func checkEndpoints(ctx context.Context, c *command, ids []store.EventID, app te
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		apps[event.App] = true
+		if event.State == store.Dead { // of anything else there is more to say
+			apps[event.App] = true
+		}
 	}
 	delete(apps, "")
 	for _, id := range slices.Sorted(maps.Keys(apps)) {
-		app, err := c.store.App(ctx, id)
+		record, err := c.store.App(ctx, id)
 		switch {
 		case err != nil:
 			return notFound(err, "app", id)
-		case app.Webhook == nil || app.Webhook.URL == "":
+		case record.Webhook == nil || record.Webhook.URL == "":
 			return fmt.Errorf("app %s has no webhook URL to deliver to", id)
-		case app.Webhook.DisabledAt != nil:
+		case record.Webhook.DisabledAt != nil:
 			return fmt.Errorf("the endpoint of app %s has answered that it is gone (410): set its webhook URL first", id)
 		}
 	}

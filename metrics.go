@@ -35,7 +35,7 @@ var latestWorker atomic.Pointer[delivery.Worker]
 
 // outboxLag is a gauge of how far deliveries are behind.
 var outboxLag = prometheus.NewGaugeFunc(prometheus.GaugeOpts(counterOpts(
-	"outbox_lag_seconds", "For how long the longest due event has been waiting, endpoints that fail included.",
+	"outbox_lag_seconds", "For how long the longest due event has been waiting, but for those of endpoints that keep failing.",
 )), func() float64 {
 	if worker := latestWorker.Load(); worker != nil {
 		return worker.Lag().Seconds()

@@ -72,7 +72,7 @@ func (a *App) deliver(ctx context.Context) {
 			metrics.attemptSeconds.Observe(o.Duration.Seconds())
 		}
 	})
-	latestWorker.Store(worker)
+	previous := latestWorker.Swap(worker)
 	a.mu.Lock()
 	a.users++
 	a.worker = worker
@@ -80,6 +80,8 @@ func (a *App) deliver(ctx context.Context) {
 	go func() {
 		defer a.release()
 		worker.Run(ctx)
+		// A configuration that failed to start leaves the one before it at work.
+		latestWorker.CompareAndSwap(worker, previous)
 	}()
 }
 

@@ -45,7 +45,7 @@ const (
 type webhook struct {
 	requestID string
 	start     time.Time
-	intake    *intake // nil where nothing was stored
+	intake    *intake // nil where it was refused unread
 }
 
 // answerWebhook answers one request of Meta's.
@@ -99,7 +99,9 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, wh *webhook) *
 	if !ok || len(signatures) > 1 || len(h.app.MetaAppSecrets) == 0 {
 		return signatureWrong.as(nil)
 	}
-	shared := &sharedMemory{ReadCloser: r.Body, ctx: r.Context()}
+	reading, cancelReading := context.WithTimeout(r.Context(), webhookTimeout-time.Second) // before the connection's time is up
+	defer cancelReading()
+	shared := &sharedMemory{ReadCloser: r.Body, ctx: reading}
 	defer shared.release()
 	r.Body = shared
 	body, refusal := readBody(w, r, maxWebhookSize, webhookTimeout)
@@ -145,11 +147,9 @@ func (m *sharedMemory) Read(p []byte) (int, error) {
 	n, err := m.ReadCloser.Read(p)
 	m.read += int64(n)
 	for m.read-m.taken > smallWebhook && m.err == nil {
-		ctx, cancel := context.WithTimeout(m.ctx, webhookTimeout)
-		if m.err = webhookMemory.Acquire(ctx, smallWebhook); m.err == nil {
+		if m.err = webhookMemory.Acquire(m.ctx, smallWebhook); m.err == nil {
 			m.taken += smallWebhook
 		}
-		cancel()
 	}
 	if m.err != nil {
 		return n, m.err

@@ -42,6 +42,9 @@ func (a *attempt) run(ctx context.Context) {
 	outcome := a.judge(ctx, failed)
 	a.report(outcome, took)
 	settled := a.trySettle(ctx, outcome)
+	if !settled {
+		a.endpoint.unsettled.Add(1)
+	}
 	// Not before a gone endpoint is disabled, because the next one would go there,
 	// too; and not before the store has been told, which so bounds what it does not know.
 	a.release()
@@ -116,11 +119,11 @@ func (a *attempt) report(outcome store.Attempt, took time.Duration) {
 	}
 }
 
-// settle tells the store again and again, until it takes it or the worker ends:
-// then the event is attempted again some time, however this attempt ended.
+// settle tells the store again and again what is counted as unsettled, until it
+// takes it or the worker ends: then the event is attempted again some time,
+// however this attempt ended.
 func (a *attempt) settle(ctx context.Context, outcome store.Attempt) {
 	w, e := a.worker, a.endpoint
-	e.unsettled.Add(1)
 	for ctx.Err() == nil {
 		pause(ctx)
 		if a.trySettle(ctx, outcome) {

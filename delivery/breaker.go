@@ -13,7 +13,8 @@ const (
 	breakAfter    = 10
 	breakPatience = time.Minute
 	strainPause   = 20 * time.Millisecond
-	// minPause and maxPause bound the growing pause between those.
+	// minPause and maxPause bound the growing pause between the attempts that a
+	// broken endpoint gets.
 	minPause = time.Second
 	maxPause = 30 * time.Second
 )

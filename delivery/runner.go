@@ -73,7 +73,7 @@ func (w *Worker) step(ctx context.Context, e *endpoint) bool {
 		w.wakeAt(e, next)
 		return false
 	}
-	return len(claimed) > 0
+	return len(claimed) > 0 // a store whose clock is behind has nothing yet
 }
 
 // claim reads the app's record and claims events for the slots of a turn. Of an

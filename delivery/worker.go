@@ -86,6 +86,7 @@ type Worker struct {
 	mu sync.Mutex
 	// working ends with Run; it is nil before and after.
 	working   context.Context
+	nextPoll  time.Time
 	endpoints map[tenant.AppID]*endpoint
 }
 
@@ -141,7 +142,11 @@ func (w *Worker) Run(ctx context.Context) {
 	for working := true; working; {
 		select {
 		case <-timer.C:
-			timer.Reset(w.poll(ctx))
+			d := w.poll(ctx)
+			w.mu.Lock()
+			w.nextPoll = time.Now().Add(d)
+			w.mu.Unlock()
+			timer.Reset(d)
 		case <-ctx.Done():
 			working = false
 		}
@@ -173,11 +178,11 @@ func (w *Worker) wakeAt(e *endpoint, due time.Time) {
 	now := time.Now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if due.Sub(now) > w.interval || e.alarm.After(now) && !due.Before(e.alarm) {
+	if due.After(w.nextPoll) || e.alarm.After(now) && !due.Before(e.alarm) {
 		return
 	}
 	e.alarm = due
-	time.AfterFunc(due.Sub(now), func() { w.Wake(e.app) })
+	time.AfterFunc(max(due.Sub(now), time.Millisecond), func() { w.Wake(e.app) })
 }
 
 // poll starts a runner for every app that has something due and returns when to

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -51,6 +52,11 @@ func (c *claims) of(app tenant.AppID, now time.Time) map[store.EventID]struct{} 
 		}
 	}
 	return ids
+}
+
+// list lists the claimed events of an app, for json_each. It needs the lock.
+func (c *claims) list(app tenant.AppID, now time.Time) string {
+	return list(slices.Collect(maps.Keys(c.of(app, now))))
 }
 
 // add claims an event. It needs the lock.
@@ -105,8 +111,8 @@ func (s *Store) Claim(ctx context.Context, app tenant.AppID, most int, lease tim
 			return claimed, d.at, nil
 		}
 		e, err := s.event(s.reads.selectEvent.QueryRowContext(ctx, d.seq))
-		if errors.Is(err, store.ErrNotFound) || err == nil && e.State != store.Pending {
-			continue // a command was faster
+		if errors.Is(err, store.ErrNotFound) || err == nil && (e.ID != d.id || e.State != store.Pending) {
+			continue // somebody was faster; another event may have its place by now
 		}
 		if err != nil {
 			for _, c := range claimed {

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
-	"maps"
 	"slices"
 	"time"
 
@@ -125,22 +124,31 @@ func (s *Store) Bury(ctx context.Context, app tenant.AppID, before time.Time, re
 		if err != nil || len(found) == 0 {
 			return buried, s.readError(err)
 		}
-		n, err := s.move(ctx, func(w *writer) (int64, error) {
-			return w.write(`UPDATE outbox SET state = 'dead', due_at = ?, last_error = ? WHERE seq IN (SELECT value FROM json_each(?))
-				AND state = 'pending' AND id NOT IN (SELECT value FROM json_each(?))`,
-				w.clock().UnixMicro(), reason, list(found), s.claimedEvents(app))
-		})
+		n, err := s.buryUnclaimed(ctx, app, found, before, reason)
 		if buried += n; err != nil || len(found) < outboxGroup {
 			return buried, err
 		}
 	}
 }
 
+// buryUnclaimed buries what was found, if it still is what it was. Nothing is
+// claimed meanwhile.
+func (s *Store) buryUnclaimed(ctx context.Context, app tenant.AppID, found []int64, before time.Time, reason string) (int, error) {
+	s.claims.mu.Lock()
+	defer s.claims.mu.Unlock()
+	claimed := s.claims.list(app, s.writer.clock())
+	return s.move(ctx, func(w *writer) (int64, error) {
+		return w.write(`UPDATE outbox SET state = 'dead', due_at = ?, last_error = ? WHERE seq IN (SELECT value FROM json_each(?))
+			AND app_id = ? AND state = 'pending' AND received_at < ? AND id NOT IN (SELECT value FROM json_each(?))`,
+			w.clock().UnixMicro(), reason, list(found), app, before.UnixMicro(), claimed)
+	})
+}
+
 // claimedEvents lists the claimed events of an app, for json_each.
 func (s *Store) claimedEvents(app tenant.AppID) string {
 	s.claims.mu.Lock()
 	defer s.claims.mu.Unlock()
-	return list(slices.Collect(maps.Keys(s.claims.of(app, s.writer.clock()))))
+	return s.claims.list(app, s.writer.clock())
 }
 
 // list writes values for json_each.
@@ -168,9 +176,10 @@ func (s *Store) Replay(ctx context.Context, ids []store.EventID, app tenant.AppI
 	const revive = `UPDATE outbox SET state = 'pending', attempts = 0, received_at = ?1, due_at = ?1
 		WHERE seq IN (SELECT seq FROM outbox WHERE state = 'dead' AND `
 	if len(ids) == 0 {
+		began := s.writer.clock().UnixMicro() // what is given up again meanwhile is left
 		for replayed := 0; ; {
 			n, err := s.move(ctx, func(w *writer) (int64, error) {
-				return w.write(revive+"app_id = ?2 LIMIT ?3)", w.clock().UnixMicro(), app, outboxGroup)
+				return w.write(revive+"app_id = ?2 AND due_at <= ?3 LIMIT ?4)", w.clock().UnixMicro(), app, began, outboxGroup)
 			})
 			if replayed += n; err != nil || n < outboxGroup {
 				return replayed, err
@@ -236,8 +245,12 @@ func scanEvent(scan func(...any) error, more ...any) (e store.Event, err error) 
 // long over them keeps no transaction open, and with it the write-ahead log.
 func (s *Store) Events(ctx context.Context, f store.EventFilter) iter.Seq2[store.Event, error] {
 	query, values := "SELECT seq, "+eventColumns+" FROM outbox WHERE seq > ?", []any{int64(0)}
-	if f.App != "" {
+	switch {
+	case f.App == "":
+	case f.State == store.Dead:
 		query, values = query+" AND app_id = ?", append(values, f.App)
+	default: // the index of what is pending is in another order, and would have to be sorted for each page
+		query, values = query+" AND +app_id = ?", append(values, f.App)
 	}
 	if f.State != "" {
 		query, values = query+" AND state = ?", append(values, f.State)

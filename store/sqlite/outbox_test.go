@@ -244,3 +244,52 @@ func TestListsAreReadToTheirEnd(t *testing.T) {
 		}
 	}
 }
+
+// An endpoint may be found gone while a command replays what it has not got.
+func TestReplayTakesNoDeadLetterTwice(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "gateway.db")
+	gateway := open(t, path, time.Now)
+	const letters = 3*outboxGroup + 7
+	if _, err := gateway.Receive(t.Context(), many("app_1", letters), nil); err != nil {
+		t.Fatal(err)
+	}
+	bury := func() error {
+		_, err := gateway.Bury(t.Context(), "app_1", time.Now().Add(time.Hour), "gone")
+		return err
+	}
+	if err := bury(); err != nil {
+		t.Fatal(err)
+	}
+	command, err := Open(t.Context(), path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer command.Close()
+	replayed := make(chan int, 1)
+	go func() {
+		n, err := command.Replay(t.Context(), nil, "app_1")
+		if err != nil {
+			t.Error(err)
+		}
+		replayed <- n
+	}()
+	for len(replayed) == 0 {
+		if err := bury(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := <-replayed; n != letters {
+		t.Errorf("%d letters were replayed, of %d", n, letters)
+	}
+}
+
+// A place in the table that has become free is taken by the next event.
+func TestBuryLeavesWhatHasTakenThePlaceOfAnEvent(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "gateway.db"), time.Now)
+	id := put(t, s, "app_2")
+	n, err := s.buryUnclaimed(t.Context(), "app_1", []int64{1}, time.Now().Add(time.Hour), "gone")
+	e, err2 := s.Event(t.Context(), id)
+	if n != 0 || err != nil || err2 != nil || e.State != store.Pending {
+		t.Errorf("buried %d, the event of another app is %s; %v, %v", n, e.State, err, err2)
+	}
+}
