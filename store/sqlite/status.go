@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/connexease/caddy-whatsapp-gateway/pricing"
@@ -191,7 +190,7 @@ func (w *writer) entry(id string) (e store.Entry, account tenant.AccountID, err 
 func (w *writer) walletOfEntry(account tenant.AccountID) (*wallet, error) {
 	wl, err := w.wallet(account)
 	if errors.Is(err, store.ErrNotFound) {
-		err = fmt.Errorf("the ledger names an account that is missing")
+		err = errors.New("the ledger names an account that is missing")
 	}
 	return wl, err
 }
