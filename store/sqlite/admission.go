@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/store/window"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
@@ -34,7 +35,7 @@ func (w *writer) admit(a store.Admission) (store.Decision, error) {
 	}
 	ws := w.windows[a.App]
 	if ws == nil {
-		ws = new(windows)
+		ws = new(window.Windows)
 		w.windows[a.App] = ws
 	}
 	for {
@@ -81,11 +82,11 @@ func (w *writer) outdated(d store.Decision, mode store.Mode) (bool, error) {
 }
 
 // decide runs the checks in their order and changes nothing.
-func (w *writer) decide(ws *windows, a store.Admission) (store.Decision, *wallet, error) {
-	ws.expire(w.now())
+func (w *writer) decide(ws *window.Windows, a store.Admission) (store.Decision, *wallet, error) {
+	ws.Expire(w.now())
 	d := store.Decision{
-		Second: store.Quota{Limit: a.Limits.PerSecond, Remaining: max(0, a.Limits.PerSecond-ws.second.total)},
-		Minute: store.Quota{Limit: a.Limits.PerMinute, Remaining: max(0, a.Limits.PerMinute-ws.minute.total)},
+		Second: store.Quota{Limit: a.Limits.PerSecond, Remaining: max(0, a.Limits.PerSecond-ws.Second.Total)},
+		Minute: store.Quota{Limit: a.Limits.PerMinute, Remaining: max(0, a.Limits.PerMinute-ws.Minute.Total)},
 	}
 	if d.Minute.Remaining == 0 {
 		d.Verdict = store.OverMinute
@@ -114,7 +115,7 @@ func (w *writer) decide(ws *windows, a store.Admission) (store.Decision, *wallet
 }
 
 // admitted counts the request, holds its fee and writes both down.
-func (w *writer) admitted(ws *windows, wl *wallet, a store.Admission, d store.Decision) (store.Decision, error) {
+func (w *writer) admitted(ws *window.Windows, wl *wallet, a store.Admission, d store.Decision) (store.Decision, error) {
 	at := w.admissionTime()
 	if a.Mode == store.Hold {
 		fresh, err := w.enter(store.Entry{
@@ -134,8 +135,7 @@ func (w *writer) admitted(ws *windows, wl *wallet, a store.Admission, d store.De
 		return d, err
 	}
 	now := at.Sub(w.epoch).Truncate(time.Microsecond)
-	ws.second.add(now, a.Limits.PerSecond)
-	ws.minute.add(now, a.Limits.PerMinute)
+	ws.Add(now, a.Limits.PerSecond, a.Limits.PerMinute)
 	w.counted = append(w.counted, ws)
 	d.Second.Remaining--
 	d.Minute.Remaining--
@@ -145,7 +145,7 @@ func (w *writer) admitted(ws *windows, wl *wallet, a store.Admission, d store.De
 // rebuildWindows counts again what was admitted in the last minute, so that a
 // restart admits nobody twice.
 func (w *writer) rebuildWindows(ctx context.Context) error {
-	w.windows = make(map[tenant.AppID]*windows)
+	w.windows = make(map[tenant.AppID]*window.Windows)
 	from, until := w.epoch.Add(-time.Minute).UnixMicro(), w.epoch.Add(time.Minute).UnixMicro()
 	arrivals := make(map[tenant.AppID][]time.Duration)
 	// The ledger is read backwards, because its end is where the last minute is
@@ -181,13 +181,13 @@ func (w *writer) rebuildWindows(ctx context.Context) error {
 	for app, times := range arrivals {
 		slices.Sort(times)
 		// What was the limit then is unknown; that nobody passed it is not.
-		ws := new(windows)
+		ws := new(window.Windows)
 		for _, at := range times {
-			ws.minute.add(at, len(times))
+			ws.Minute.Add(at, len(times))
 		}
 		first, _ := slices.BinarySearch(times, -time.Second)
 		for _, at := range times[first:] {
-			ws.second.add(at, len(times)-first)
+			ws.Second.Add(at, len(times)-first)
 		}
 		w.windows[app] = ws
 	}

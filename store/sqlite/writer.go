@@ -11,6 +11,7 @@ import (
 
 	"github.com/connexease/caddy-whatsapp-gateway/pricing"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/store/window"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
@@ -42,7 +43,7 @@ type writer struct {
 	generation atomic.Uint64
 
 	dataVersion int64
-	windows     map[tenant.AppID]*windows
+	windows     map[tenant.AppID]*window.Windows
 	wallets     map[tenant.AccountID]*wallet
 	earlyFees   map[string]earlyFee // by message id
 
@@ -53,7 +54,7 @@ type writer struct {
 	// changedDirectory: it has changed since the store was opened.
 	changedDirectory bool
 	dirty            []*wallet
-	counted          []*windows // what to undo if it fails
+	counted          []*window.Windows // what to undo if it fails
 	pending          []*operation
 	current          *operation
 
@@ -275,7 +276,7 @@ func (w *writer) rollback(err error) {
 		delete(w.wallets, wl.account)
 	}
 	for _, ws := range w.counted {
-		ws.undo()
+		ws.Undo()
 	}
 	for _, op := range w.pending {
 		if op.wrote && op.err == nil {
@@ -337,7 +338,7 @@ func (w *writer) admissionTime() time.Time {
 func (w *writer) sweep() {
 	now := w.now()
 	for app, ws := range w.windows {
-		if ws.expire(now); ws.minute.total == 0 {
+		if ws.Expire(now); ws.Minute.Total == 0 {
 			delete(w.windows, app)
 		}
 	}
