@@ -175,6 +175,9 @@ type Status struct {
 	Hold HoldID
 	// MessageID is Meta's id of the message; it is not empty.
 	MessageID string
+	// Accounts are those that may have sent the message, where that is known:
+	// [Outbox.Receive] need not look elsewhere. Empty: any.
+	Accounts []tenant.AccountID
 	// Captured says that [Outbox.Holds] has told so: then there is nothing to
 	// settle, which saves the store to look.
 	Captured bool

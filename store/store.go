@@ -7,6 +7,7 @@ package store
 import (
 	"context"
 	"errors"
+	"hash/fnv"
 	"iter"
 	"strings"
 	"time"
@@ -27,6 +28,8 @@ var (
 	ErrConflict = errors.New("conflicts with what was recorded before")
 	// ErrPepper means that the store's keys were made with another pepper.
 	ErrPepper = errors.New("the key pepper is not the one that the store's keys were made with")
+	// ErrBusy means that another process is at the same work.
+	ErrBusy = errors.New("another gateway is at it")
 	// ErrClosed means that the store was closed.
 	ErrClosed = errors.New("store is closed")
 )
@@ -156,6 +159,23 @@ func (id HoldID) Valid() bool {
 // NewHoldID returns a new hold id, such as "hold_06d8k2…".
 func NewHoldID() HoldID { return HoldID(tenant.NewID(holdPrefix)) }
 
+// NewHoldIDFor returns a new hold id whose hint is that of the account, so that a
+// store that spreads accounts over several places knows where to look first.
+func NewHoldIDFor(account tenant.AccountID) HoldID {
+	return HoldID(tenant.NewHintedID(holdPrefix, AccountHint(account)))
+}
+
+// AccountHint is a number that is always the same for an account.
+func AccountHint(account tenant.AccountID) byte {
+	hash := fnv.New32a()
+	hash.Write([]byte(account)) // it never fails
+	return byte(hash.Sum32())
+}
+
+// Hint is the hint of the account that a hold of [NewHoldIDFor] is for. Of any
+// other hold it says nothing.
+func (id HoldID) Hint() byte { return tenant.Hint(string(id)) }
+
 // Mode is what an admission does if every check passes.
 type Mode uint8
 
@@ -207,6 +227,9 @@ type Quota struct{ Limit, Remaining int }
 type Decision struct {
 	Verdict        Verdict
 	Second, Minute Quota
+	// ByShare means that the store is away, and that this gateway has judged the
+	// rate by its own share of the limits.
+	ByShare bool
 }
 
 // Outcome is how a hold ends.
@@ -275,12 +298,17 @@ func (id HoldID) Again() HoldID { return HoldID(tenant.DerivedID(holdPrefix, str
 // TemplateFeeID is the id of the ledger entry with a message's template fee.
 func TemplateFeeID(messageID string) string { return string(KindTemplateFee) + "_" + messageID }
 
-// ReservedEntryID tells whether an entry other than a credit may have this id,
-// which a credit then may not.
+// ReservedEntryID tells whether an entry that is no credit of [Wallet.Credit] may
+// have this id, which such a credit then may not: a hold and what becomes of it, a
+// template fee, and what follows a total of the Core Service ([Total.TotalID]).
 func ReservedEntryID(id string) bool {
 	if strings.HasPrefix(id, TemplateFeeID("")) {
 		return true
 	}
-	kind, rest, _ := strings.Cut(id, "_")
-	return len(rest) == tenant.IDLength && (Kind(kind) == KindHold || Kind(kind) == KindCapture || Kind(kind) == KindRelease)
+	word, rest, _ := strings.Cut(id, "_")
+	switch word {
+	case string(KindHold), string(KindCapture), string(KindRelease), "total":
+		return len(rest) == tenant.IDLength
+	}
+	return false
 }

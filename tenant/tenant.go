@@ -114,6 +114,22 @@ func NewID(prefix string) string {
 	return newID(prefix, uuid.Must(uuid.NewV7()))
 }
 
+// NewHintedID is [NewID] with a number in it that [Hint] finds again.
+func NewHintedID(prefix string, hint byte) string {
+	id := uuid.Must(uuid.NewV7())
+	id[len(id)-1] = hint
+	return newID(prefix, id)
+}
+
+// Hint returns the number that an id of [NewHintedID] was made with. Of any other
+// id it is any number.
+func Hint(id string) byte {
+	if b, ok := decodeID(id); ok {
+		return b[len(b)-1]
+	}
+	return 0
+}
+
 // DerivedID returns an id that looks like one of [NewID] and is always the same
 // for the same seed. It is a version 8 UUID (RFC 9562) and sorts anywhere.
 func DerivedID(prefix, seed string) string {
@@ -126,9 +142,18 @@ func DerivedID(prefix, seed string) string {
 
 // IsDerivedID tells an id of [DerivedID] from one of [NewID].
 func IsDerivedID(id string) bool {
+	b, ok := decodeID(id)
+	return ok && b[6]>>4 == derivedVersion
+}
+
+// decodeID returns the bytes behind the prefix of an id.
+func decodeID(id string) (uuid.UUID, bool) {
 	_, digits, _ := strings.Cut(id, "_")
 	b, err := idEncoding.DecodeString(strings.ToUpper(digits))
-	return err == nil && len(b) == len(uuid.UUID{}) && b[6]>>4 == derivedVersion
+	if err != nil || len(b) != len(uuid.UUID{}) {
+		return uuid.UUID{}, false
+	}
+	return uuid.UUID(b), true
 }
 
 const derivedVersion = 8
