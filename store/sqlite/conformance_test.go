@@ -44,16 +44,20 @@ func open(t testing.TB, path string, clock func() time.Time) *Store {
 }
 
 func TestConformance(t *testing.T) {
-	storetest.Run(t, storetest.Harness{
-		Open: func(t *testing.T) *storetest.Instance {
-			path := filepath.Join(t.TempDir(), "gateway.db")
-			clock := newFakeClock()
-			return &storetest.Instance{
-				Store:   open(t, path, clock.Now),
-				Reopen:  func() store.Store { return open(t, path, clock.Now) },
-				Now:     clock.Now,
-				Advance: clock.Advance,
-			}
-		},
-	})
+	storetest.Run(t, storetest.Harness{Open: openInstance})
+}
+
+func TestFollower(t *testing.T) {
+	storetest.RunFollower(t, storetest.Harness{Open: openInstance})
+}
+
+func openInstance(t *testing.T) *storetest.Instance {
+	path := filepath.Join(t.TempDir(), "gateway.db")
+	clock := newFakeClock()
+	return &storetest.Instance{
+		Store:   open(t, path, clock.Now),
+		Reopen:  func() store.Store { return open(t, path, clock.Now) },
+		Now:     clock.Now,
+		Advance: clock.Advance,
+	}
 }
