@@ -31,6 +31,7 @@ xcaddy:
 	bin/caddy-xcaddy list-modules | grep -x whatsapp_gateway
 	bin/caddy-xcaddy list-modules | grep -x http.handlers.whatsapp_gateway
 	bin/caddy-xcaddy list-modules | grep -x whatsapp_gateway.stores.sqlite
+	bin/caddy-xcaddy list-modules | grep -x whatsapp_gateway.stores.redis
 
 # Everything that CI checks; go test comes last.
 test: check xcaddy
@@ -41,10 +42,11 @@ check: tools
 	CGO_ENABLED=0 go vet ./...
 	CGO_ENABLED=0 go tool staticcheck ./...
 
-# The race detector needs a C compiler, and a test runs the curl lines that
-# `make run` prints. What is missing is installed where that is possible.
+# The race detector needs a C compiler, a test runs the curl lines that `make run`
+# prints, and others run Redis servers of their own. What is missing is installed
+# where that is possible.
 tools:
-	@./scripts/install-missing "gcc:gcc libc6-dev" curl:curl
+	@./scripts/install-missing "gcc:gcc libc6-dev" curl:curl redis-server:redis-server
 
 clean:
 	rm -rf bin

@@ -1,0 +1,224 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/tenant"
+)
+
+var admitScript = newScript(header, "scripts/money.lua", "scripts/windows.lua", "scripts/admit.lua")
+
+// modes are how the script knows the modes.
+var modes = map[store.Mode]string{store.Check: "check", store.Count: "count", store.Hold: "hold"}
+
+// undo is the mode that takes an admission out of the windows again.
+const undo = "undo"
+
+// verdicts are the script's, and of whom a hold is that was made before.
+var verdicts = map[string]store.Verdict{
+	"admitted": store.Admitted, "repeated": store.Admitted,
+	"over_second": store.OverSecond, "over_minute": store.OverMinute,
+	"no_account": store.NoAccount, "no_balance": store.NoBalance,
+}
+
+// errForsaken means that an earlier attempt to make this hold was given up.
+var errForsaken = errors.New("the hold was given up before")
+
+// Admit implements [store.Store]. The windows are where the account was that the
+// app had when it was first seen, so that an app has one pair of them, whoever pays.
+// That is the place of the account but for apps that were given to another one.
+func (s *Store) Admit(ctx context.Context, a store.Admission) (store.Decision, error) {
+	if err := ctx.Err(); err != nil {
+		return store.Decision{}, err
+	}
+	d, err := s.admit(ctx, a)
+	switch {
+	case err == nil:
+		if a.Mode == store.Hold && d.Verdict == store.Admitted {
+			s.held.add(a)
+		}
+		return d, nil
+	case errors.As(err, new(awayError)):
+		d, err = s.share.admit(a, s.localTime(), err)
+	default:
+		d = store.Decision{}
+	}
+	if a.Mode == store.Hold && !s.held.has(a.HoldID) {
+		s.forsake.add(a.HoldID, placeOf(a.Account))
+	}
+	return d, err
+}
+
+func (s *Store) localTime() time.Time {
+	if s.clock != nil {
+		return s.clock()
+	}
+	return time.Now()
+}
+
+func (s *Store) admit(ctx context.Context, a store.Admission) (store.Decision, error) {
+	home, err := s.home(ctx, a)
+	if err != nil {
+		return store.Decision{}, err
+	}
+	money := placeOf(a.Account)
+	if home == money {
+		d, err := s.decide(ctx, home, modes[a.Mode], true, true, a)
+		return d.Decision, err
+	}
+	d, err := s.admitApart(ctx, home, money, a)
+	return d.Decision, err
+}
+
+// admitApart admits where the windows are in another place than the money.
+func (s *Store) admitApart(ctx context.Context, home, money place, a store.Admission) (decision, error) {
+	d, err := s.decide(ctx, home, modes[store.Check], true, false, a)
+	if err != nil {
+		return d, err
+	}
+	paid, err := s.decide(ctx, money, modes[store.Check], false, true, a)
+	switch {
+	case err != nil:
+		return d, err
+	case paid.repeated:
+		d.Verdict = store.Admitted
+		return d, nil
+	case d.Verdict != store.Admitted:
+		return d, nil
+	case paid.Verdict != store.Admitted || a.Mode == store.Check:
+		d.Verdict = paid.Verdict
+		return d, nil
+	}
+	// From here on both are written, the windows first: whoever comes between
+	// finds less room than there is, and not more.
+	d, err = s.decide(ctx, home, modes[store.Count], true, false, a)
+	if err != nil || d.Verdict != store.Admitted || a.Mode == store.Count {
+		return d, err
+	}
+	paid, err = s.decide(ctx, money, modes[store.Hold], false, true, a)
+	if err == nil && paid.Verdict == store.Admitted {
+		return d, nil
+	}
+	_, undone := s.decide(ctx, home, undo, true, false, a)
+	if err == nil {
+		d.Verdict, err = paid.Verdict, undone
+	}
+	return d, err
+}
+
+// decision is what the script decided.
+type decision struct {
+	store.Decision
+	// repeated means that the hold was made before.
+	repeated bool
+}
+
+// decide runs the script in one place, for the windows, the money or both.
+func (s *Store) decide(ctx context.Context, p place, mode string, windows, money bool, a store.Admission) (decision, error) {
+	reply, err := s.run(ctx, admitScript, p, mode, flag(windows), flag(money), string(a.App), string(a.Account),
+		a.Limits.PerSecond, a.Limits.PerMinute, int64(a.Fee), string(a.HoldID))
+	if err != nil {
+		return decision{}, err
+	}
+	f, ok := reply.([]any)
+	if !ok || len(f) != 3 {
+		return decision{}, unexpected(reply)
+	}
+	word, _ := f[0].(string)
+	second, _ := f[1].(int64)
+	minute, _ := f[2].(int64)
+	d := decision{store.Decision{
+		Second: store.Quota{Limit: a.Limits.PerSecond, Remaining: int(second)},
+		Minute: store.Quota{Limit: a.Limits.PerMinute, Remaining: int(minute)},
+	}, word == "repeated"}
+	verdict, known := verdicts[word]
+	switch {
+	case word == "forsaken":
+		return d, errForsaken
+	case !known:
+		return d, unexpected(reply)
+	}
+	d.Verdict = verdict
+	return d, nil
+}
+
+func flag(on bool) string {
+	if on {
+		return "1"
+	}
+	return "0"
+}
+
+// errUnexpected means that what lies in Redis, or what it answers, is not this
+// package's.
+var errUnexpected = errors.New("redis has answered in an unexpected form")
+
+func unexpected(reply any) error { return fmt.Errorf("%w: %T", errUnexpected, reply) }
+
+const (
+	// maxHomes bounds the places of apps in memory; they are looked up again when needed.
+	maxHomes = 100_000
+	// homeLifetime is for how long an app's place is remembered that does not send;
+	// the memory of a process must be shorter.
+	homeLifetime      = 38 * 24 * time.Hour
+	homeCacheLifetime = 24 * time.Hour
+)
+
+// homes are the places of the apps' windows.
+type homes struct {
+	cache *lru.Cache[tenant.AppID, knownHome]
+}
+
+type knownHome struct {
+	place
+	expires time.Time
+}
+
+func newHomes() homes {
+	cache, _ := lru.New[tenant.AppID, knownHome](maxHomes) // an error means a size that is not positive
+	return homes{cache}
+}
+
+// home is the place of an app's windows. An app that was never seen gets that of
+// the account, unless nobody pays for it.
+func (s *Store) home(ctx context.Context, a store.Admission) (place, error) {
+	if h, ok := s.homes.cache.Get(a.App); ok && time.Now().Before(h.expires) {
+		return h.place, nil
+	}
+	p := placeOf(a.Account)
+	key := s.key("home:" + string(a.App))
+	err := s.try(ctx, func(ctx context.Context) error {
+		var known string
+		var err error
+		if a.Account == "" {
+			known, err = s.client.Get(ctx, key).Result()
+		} else {
+			known, err = s.client.SetArgs(ctx, key, int(p), goredis.SetArgs{Mode: "NX", Get: true, TTL: homeLifetime}).Result()
+		}
+		if errors.Is(err, goredis.Nil) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		n, err := strconv.Atoi(known)
+		if err != nil || n < 0 || n >= places {
+			return unexpected(known)
+		}
+		p = place(n)
+		return nil
+	})
+	if err == nil && a.Account != "" {
+		s.homes.cache.Add(a.App, knownHome{p, time.Now().Add(homeCacheLifetime)})
+	}
+	return p, err
+}

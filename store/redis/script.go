@@ -1,0 +1,93 @@
+package redis
+
+import (
+	"context"
+	"crypto/sha1"
+	"embed"
+	"encoding/hex"
+	"errors"
+
+	goredis "github.com/redis/go-redis/v9"
+)
+
+//go:embed scripts/*.lua
+var scriptFiles embed.FS
+
+// script is a Lua script of scripts/. Its one key is the base of a place; the keys
+// that it builds from that are all in the same slot. ARGV[1] is the time in
+// microseconds, or nothing for Redis's own.
+type script struct{ source, sha string }
+
+// Scripts that give back or write down what has been decided elsewhere run even
+// when Redis's memory is full, which a refusal would not make better; any other
+// script is refused then before it begins.
+const (
+	header        = "#!lua\n"
+	headerAlways  = "#!lua flags=allow-oom\n"
+	commonLibrary = "scripts/common.lua"
+)
+
+func newScript(header string, files ...string) *script {
+	source := header
+	for _, file := range append([]string{commonLibrary}, files...) {
+		text, err := scriptFiles.ReadFile(file)
+		if err != nil {
+			panic(err) // it is part of the program
+		}
+		source += string(text)
+	}
+	sum := sha1.Sum([]byte(source)) // what Redis knows scripts by
+	return &script{source, hex.EncodeToString(sum[:])}
+}
+
+// run runs a script in one place, as one round trip. It may run more than once.
+func (s *Store) run(ctx context.Context, sc *script, p place, args ...any) (any, error) {
+	var reply any
+	err := s.try(ctx, func(ctx context.Context) (err error) {
+		reply, err = s.eval(ctx, sc, p, args)
+		return err
+	})
+	return reply, err
+}
+
+// eval sends a script's name and, where Redis does not know it (yet, or since its
+// cache was flushed), the script.
+func (s *Store) eval(ctx context.Context, sc *script, p place, args []any) (any, error) {
+	keys, args := []string{s.base(p)}, append([]any{s.now()}, args...)
+	reply, err := s.client.EvalSha(ctx, sc.sha, keys, args...).Result()
+	if noScript(err) {
+		reply, err = s.client.Eval(ctx, sc.source, keys, args...).Result()
+	}
+	if errors.Is(err, goredis.Nil) {
+		return nil, nil
+	}
+	return reply, err
+}
+
+func noScript(err error) bool { return goredis.HasErrorPrefix(err, "NOSCRIPT") }
+
+// runIn runs a script in several places at the same time, with the arguments
+// that are given for each, and returns the answers in the order of the places.
+func (s *Store) runIn(ctx context.Context, sc *script, in []place, args func(place) []any) ([]any, error) {
+	replies := make([]any, len(in))
+	err := s.try(ctx, func(ctx context.Context) error {
+		pipe := s.client.Pipeline()
+		commands := make([]*goredis.Cmd, len(in))
+		for i, p := range in {
+			commands[i] = pipe.EvalSha(ctx, sc.sha, []string{s.base(p)}, append([]any{s.now()}, args(p)...)...)
+		}
+		_, _ = pipe.Exec(ctx) // its error is the first of the commands'
+		for i, p := range in {
+			reply, err := commands[i].Result()
+			if noScript(err) {
+				reply, err = s.eval(ctx, sc, p, args(p))
+			}
+			if err != nil && !errors.Is(err, goredis.Nil) {
+				return err
+			}
+			replies[i] = reply
+		}
+		return nil
+	})
+	return replies, err
+}

@@ -1,0 +1,65 @@
+-- Admits a request: both windows, then the balance, then the hold. An app whose
+-- windows are in another place than the account's money is admitted in steps: see
+-- admission.go.
+local mode, with_windows, with_money = ARGV[2], ARGV[3] == '1', ARGV[4] == '1'
+local app, account = ARGV[5], ARGV[6]
+local per_second, per_minute = tonumber(ARGV[7]), tonumber(ARGV[8])
+local fee, id = ARGV[9], ARGV[10]
+
+local verdict, windows = 'admitted', nil
+local left = { 0, 0 }
+if with_windows then
+	windows = read(base .. 'windows:' .. app)
+	if mode == 'undo' then
+		undo(windows[1])
+		undo(windows[2])
+		write(windows)
+		return { 'admitted', 0, 0 }
+	end
+	left = { math.max(0, per_second - windows[1].total), math.max(0, per_minute - windows[2].total) }
+	if left[2] == 0 then
+		verdict = 'over_minute'
+	elseif left[1] == 0 then
+		verdict = 'over_second'
+	end
+end
+local hold, made = base .. 'hold:' .. id, nil
+if with_money and id ~= '' then
+	made = redis.call('HGET', hold, 'state')
+	if made == 'forsaken' then
+		verdict = 'forsaken'
+	elseif made then
+		verdict = 'repeated'
+	end
+end
+local w
+if with_money and verdict == 'admitted' then
+	w = wallet(account)
+	if not w then
+		verdict = 'no_account'
+	elseif w.available == '0' or string.sub(w.available, 1, 1) == '-' then
+		verdict = 'no_balance'
+	end
+end
+if verdict ~= 'admitted' or mode == 'check' then
+	return { verdict, left[1], left[2] }
+end
+if with_money and mode == 'hold' then
+	local available, held = add(w.available, minus(fee)), add(w.held, fee)
+	if not available or not held then
+		return redis.error_reply('ERR a wallet would not fit')
+	end
+	sound(account, id, '')
+	redis.call('ZADD', base .. 'open', digits(now), id)
+	enter(w, 'hold', id, fee, available, '', app)
+	w.available, w.held = available, held
+	save(w)
+	redis.call('HSET', hold, 'state', 'open', 'account', account, 'app', app, 'fee', fee)
+end
+if with_windows then
+	count(windows[1], per_second)
+	count(windows[2], per_minute)
+	write(windows)
+	left = { left[1] - 1, left[2] - 1 }
+end
+return { verdict, left[1], left[2] }

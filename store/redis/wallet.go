@@ -1,0 +1,163 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/connexease/caddy-whatsapp-gateway/pricing"
+	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/tenant"
+)
+
+var (
+	settleScript  = newScript(headerAlways, "scripts/money.lua", "scripts/settle.lua")
+	inDoubtScript = newScript(headerAlways, "scripts/money.lua", "scripts/in_doubt.lua")
+	creditScript  = newScript(header, "scripts/money.lua", "scripts/credit.lua")
+)
+
+// outcomes are how the scripts know outcomes.
+var outcomes = map[store.Outcome]string{store.Captured: "capture", store.Released: "release"}
+
+// Capture implements [store.Store].
+func (s *Store) Capture(ctx context.Context, id store.HoldID, messageID string) error {
+	return s.settle(ctx, id, store.Captured, messageID)
+}
+
+// Release implements [store.Store].
+func (s *Store) Release(ctx context.Context, id store.HoldID) error {
+	return s.settle(ctx, id, store.Released, "")
+}
+
+func (s *Store) settle(ctx context.Context, id store.HoldID, outcome store.Outcome, messageID string) error {
+	if len(id) != store.HoldIDLength {
+		return store.ErrNotFound
+	}
+	own, known := s.held.get(id)
+	p := placeOfHint(id.Hint())
+	if known {
+		p = placeOf(own.Account)
+	}
+	args := []any{string(id), outcomes[outcome], messageID, string(own.Account), string(own.App), int64(own.Fee)}
+	reply, err := s.run(ctx, settleScript, p, args...)
+	if err == nil && reply == "unknown" && !known {
+		if p, known, err = s.findHold(ctx, id); known {
+			reply, err = s.run(ctx, settleScript, p, args...)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	switch reply {
+	case "settled", "same":
+		s.held.drop(id)
+		return nil
+	case "conflict":
+		return store.ErrConflict
+	case "unknown":
+		return store.ErrNotFound
+	}
+	return unexpected(reply)
+}
+
+// doubtGroup is how many holds one script settles.
+const doubtGroup = 200
+
+// InDoubt implements [store.Store].
+func (s *Store) InDoubt(ctx context.Context, before time.Time, outcome store.Outcome) (int, error) {
+	total := 0
+	in := allPlaces()
+	for len(in) > 0 {
+		replies, err := s.runIn(ctx, inDoubtScript, in, func(place) []any {
+			return []any{before.UnixMicro(), outcomes[outcome], doubtGroup}
+		})
+		if err != nil {
+			return total, err
+		}
+		var more []place
+		for i, reply := range replies {
+			f, ok := reply.([]any)
+			if !ok || len(f) != 2 {
+				return total, unexpected(reply)
+			}
+			settled, _ := f[0].(int64)
+			found, _ := f[1].(int64)
+			if total += int(settled); found == doubtGroup {
+				more = append(more, in[i])
+			}
+		}
+		in = more
+	}
+	return total, nil
+}
+
+// Credit implements [store.Store]. An operation's id is first taken for the account
+// and the amount, and then applied, so that it stands for one thing wherever accounts are.
+func (s *Store) Credit(ctx context.Context, account tenant.AccountID, amount pricing.Micros, operation string) (store.Balance, error) {
+	if store.ReservedEntryID(operation) {
+		return store.Balance{}, store.ErrConflict
+	}
+	if _, err := s.Balance(ctx, account); err != nil {
+		return store.Balance{}, err
+	}
+	content := fmt.Sprintf("%d %s", int64(amount), account)
+	key := s.key("operation:" + operation)
+	taken, err := s.take(ctx, key, content)
+	if err == nil && taken != content {
+		err = store.ErrConflict
+	}
+	if err != nil {
+		return store.Balance{}, err
+	}
+	reply, err := s.run(ctx, creditScript, placeOf(account), string(account), int64(amount), operation)
+	if err != nil {
+		return store.Balance{}, err
+	}
+	f, _ := reply.([]any)
+	switch {
+	case len(f) == 4 && f[0] == "credited":
+		return parseBalance(f[1:])
+	case len(f) == 1 && f[0] == "no_account":
+		err = store.ErrNotFound
+	case len(f) == 1 && f[0] == "conflict":
+		err = store.ErrConflict
+	case len(f) == 1 && f[0] == "overflow":
+		// Nobody can have applied it: it is free for another amount.
+		err = s.try(ctx, func(ctx context.Context) error { return s.client.Del(ctx, key).Err() })
+		err = errors.Join(pricing.ErrOverflow, err)
+	default:
+		err = unexpected(reply)
+	}
+	return store.Balance{}, err
+}
+
+// Balance implements [store.Store].
+func (s *Store) Balance(ctx context.Context, account tenant.AccountID) (store.Balance, error) {
+	var f []any
+	err := s.try(ctx, func(ctx context.Context) (err error) {
+		f, err = s.client.HMGet(ctx, s.wallet(account), "currency", "available", "held", "captured").Result()
+		return err
+	})
+	if err != nil {
+		return store.Balance{}, err
+	}
+	if f[0] == nil {
+		return store.Balance{}, store.ErrNotFound
+	}
+	return parseBalance(f[1:])
+}
+
+// parseBalance reads what is available, held and captured.
+func parseBalance(f []any) (b store.Balance, err error) {
+	for i, amount := range []*pricing.Micros{&b.Available, &b.Held, &b.Captured} {
+		text, _ := f[i].(string)
+		n, parseErr := strconv.ParseInt(text, 10, 64)
+		if parseErr != nil {
+			return store.Balance{}, errors.New("a wallet's amount is no number")
+		}
+		*amount = pricing.Micros(n)
+	}
+	return b, nil
+}
