@@ -15,7 +15,8 @@ import (
 	"github.com/connexease/caddy-whatsapp-gateway/delivery"
 	"github.com/connexease/caddy-whatsapp-gateway/pricing"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
-	_ "github.com/connexease/caddy-whatsapp-gateway/store/sqlite" // the default store
+	_ "github.com/connexease/caddy-whatsapp-gateway/store/redis"  // the one for many gateways
+	_ "github.com/connexease/caddy-whatsapp-gateway/store/sqlite" // the default
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
@@ -30,16 +31,27 @@ type App struct {
 	// Where accounts, keys and wallets are kept. Default: sqlite.
 	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=whatsapp_gateway.stores inline_key=backend"`
 
+	// The owner's own system of record: what the store does not know about keys, apps
+	// and credits is asked there, and the ledger is reported there. Default: none, and
+	// the store is the system of record.
+	Core *CoreService `json:"core,omitempty"`
+
 	// How long what a key may do, or that a key is unknown, is believed without
 	// asking the store again.
 	KeyCache KeyCache `json:"key_cache,omitzero"`
 
+	// How long beyond that what a key may do is believed while it cannot be looked
+	// up, because who would know is away: the Core Service, or the store. A key that is
+	// revoked meanwhile may work for as long, so the default is not at all.
+	KeyCacheStale caddy.Duration `json:"key_cache_stale,omitempty"`
+
 	// The secret under which API keys are digested. Default: made once and
-	// kept in a file beside the sqlite database.
+	// kept in a file beside the sqlite database. It is required with any other store
+	// and with a Core Service, which have to work with the same one.
 	KeyPepper string `json:"key_pepper,omitempty"`
 
 	// The keys that access tokens are encrypted under, the first for new ones.
-	// Default: made once and kept in a file beside the sqlite database.
+	// Default and requirement as with the pepper.
 	EncryptionKeys []EncryptionKey `json:"encryption_key,omitempty"`
 
 	// The limits of apps that have none of their own. Default: 80 a second,
@@ -83,8 +95,10 @@ type App struct {
 	mu     sync.Mutex
 	users  int
 	store  *sharedStore
+	core   *coreService // nil: there is none
 	grants *grantCache
 	routes *routeCache
+	totals *totals
 }
 
 // KeyCache says how long answers about keys are believed.
@@ -146,6 +160,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if err := a.checkSecrets(); err != nil {
+		return err
+	}
+	if err := a.provisionCore(); err != nil {
 		return err
 	}
 	if err := a.resolveWebhookSecrets(); err != nil {
@@ -220,6 +237,8 @@ func (a *App) Validate() error {
 	switch {
 	case a.KeyCache.Lifetime < 0 || a.KeyCache.NegativeLifetime < 0:
 		return errors.New("key_cache: a duration cannot be negative")
+	case a.KeyCacheStale < 0:
+		return errors.New("key_cache_stale: the duration cannot be negative")
 	case *a.BaseFee < 0:
 		return errors.New("base_fee cannot be negative")
 	case a.InDoubt.Outcome != inDoubtCapture && a.InDoubt.Outcome != inDoubtRelease:
@@ -233,8 +252,9 @@ func (a *App) Validate() error {
 	return a.Delivery.validate()
 }
 
-// Start opens the store, and begins to deliver events and to look after holds in
-// doubt.
+// Start opens the store, and begins with what goes on in the background: events are
+// delivered, holds in doubt looked after, the Core Service followed and told, and
+// what had to wait for the store is replayed.
 func (a *App) Start() error {
 	if err := a.acquire(); err != nil {
 		return err
@@ -242,6 +262,13 @@ func (a *App) Start() error {
 	var ctx context.Context
 	ctx, a.stop = context.WithCancel(context.Background())
 	a.stopped.Go(func() { a.watchInDoubt(ctx) })
+	if a.store.journal != nil {
+		a.stopped.Go(func() { a.replayJournal(ctx) })
+	}
+	if follower, ok := a.store.Store.(store.Follower); ok && a.core != nil {
+		a.stopped.Go(func() { a.totals.followInUse(ctx, follower) })
+		a.stopped.Go(func() { newReporter(follower, a.core, a.logger).run(ctx) })
+	}
 	a.deliver(ctx)
 	return nil
 }
@@ -303,6 +330,7 @@ func (a *App) release() {
 	if a.users--; a.users > 0 {
 		return
 	}
+	a.core.close()
 	if _, err := stores.Delete(a.backend.Key()); err != nil {
 		a.logger.Error("closing the store failed", zap.Error(err))
 	}
@@ -323,7 +351,7 @@ func (a *App) open() (err error) {
 		return err
 	}
 	s := pooled.(*sharedStore)
-	s.logger.Store(a.logger)
+	s.setLogger(a.logger)
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
 	if err := s.BindPepper(ctx, pepper.Fingerprint()); err != nil {
@@ -331,9 +359,13 @@ func (a *App) open() (err error) {
 		return errors.Join(err, closeErr)
 	}
 	a.store = s
+	a.openCore(s)
 	if a.grants == nil {
-		a.grants = newGrantCache(pepper, ring, time.Duration(a.KeyCache.Lifetime), time.Duration(a.KeyCache.NegativeLifetime))
 		a.routes = newRouteCache(time.Duration(a.KeyCache.NegativeLifetime))
+		a.grants = newGrantCache(pepper, ring, a.core, cacheLifetimes{
+			time.Duration(a.KeyCache.Lifetime), time.Duration(a.KeyCache.NegativeLifetime), time.Duration(a.KeyCacheStale),
+		})
+		a.totals = newTotals(a.core)
 	}
 	return nil
 }

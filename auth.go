@@ -33,7 +33,7 @@ func (h *Handler) authenticate(r *http.Request, s *send) *failure {
 	if err != nil {
 		return keyUnknown.as(nil)
 	}
-	s.grant, err = h.app.grants.get(r.Context(), h.app.store, key)
+	s.grant, err = h.app.grants.get(r.Context(), h.app.store.Store, key)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return keyUnknown.as(nil)
@@ -55,19 +55,24 @@ const (
 	// that guesses do not drive out what is in use.
 	maxGrants  = 100_000
 	maxUnknown = 10_000
-	// lookUpTimeout bounds one look-up.
+	// lookUpTimeout bounds one look-up in the store.
 	lookUpTimeout = 5 * time.Second
 )
 
 // grantCache remembers grants, and keys that are unknown. Many requests with a
-// key that it does not know wait for one look-up.
+// key that it does not know wait for one look-up, which [grantCache.find] makes.
 type grantCache struct {
-	pepper                     *tenant.Pepper
-	ring                       *seal.Ring
-	lifetime, negativeLifetime time.Duration
-	known, unknown             *lru.Cache[tenant.KeyDigest, *openedGrant]
-	lookUps                    singleflight.Group
+	pepper *tenant.Pepper
+	ring   *seal.Ring
+	core   *coreService // nil: there is none
+	cacheLifetimes
+	known, unknown *lru.Cache[tenant.KeyDigest, *openedGrant]
+	lookUps        singleflight.Group
 }
+
+// cacheLifetimes say how long what was looked up is believed: a grant, that a key is
+// unknown, and after its time a grant that cannot be looked up.
+type cacheLifetimes struct{ lifetime, negativeLifetime, staleLifetime time.Duration }
 
 // openedGrant is a grant with its access token opened, or nothing but the fact
 // that there is none.
@@ -77,26 +82,29 @@ type openedGrant struct {
 	token   string
 	refusal *failure
 
-	expires    time.Time
-	generation uint64
+	// expires is when its time is over, askAgain when it is looked up again: the
+	// same, but for a grant that was served stale.
+	expires, askAgain time.Time
+	generation        uint64
 }
 
-func newGrantCache(pepper *tenant.Pepper, ring *seal.Ring, lifetime, negativeLifetime time.Duration) *grantCache {
-	c := &grantCache{pepper: pepper, ring: ring, lifetime: lifetime, negativeLifetime: negativeLifetime}
+func newGrantCache(pepper *tenant.Pepper, ring *seal.Ring, core *coreService, lifetimes cacheLifetimes) *grantCache {
+	c := &grantCache{pepper: pepper, ring: ring, core: core, cacheLifetimes: lifetimes}
 	// An error means a size that is not positive.
 	c.known, _ = lru.New[tenant.KeyDigest, *openedGrant](maxGrants)
 	c.unknown, _ = lru.New[tenant.KeyDigest, *openedGrant](maxUnknown)
 	return c
 }
 
-// get returns the grant of key. Errors are those of [store.Directory.Grant].
+// get returns the grant of key. Errors are those of [store.Directory.Grant]. What
+// the directory can do beyond that is found out here, so it must not be wrapped.
 func (c *grantCache) get(ctx context.Context, directory store.Directory, key tenant.Key) (*openedGrant, error) {
 	digest := c.pepper.Digest(key)
 	// The generation is read before the look-up: what a look-up finds while the
 	// directory changes is then out of date from the start.
 	generation := directory.Generation()
 	now := time.Now()
-	fresh := func(g *openedGrant) bool { return g.generation == generation && now.Before(g.expires) }
+	fresh := func(g *openedGrant) bool { return g.generation == generation && now.Before(g.askAgain) }
 	if g, ok := c.known.Get(digest); ok && fresh(g) {
 		return g, nil
 	}
@@ -107,9 +115,7 @@ func (c *grantCache) get(ctx context.Context, directory store.Directory, key ten
 	// began before the directory changed is not joined.
 	lookUp := string(binary.BigEndian.AppendUint64(digest[:], generation))
 	result := c.lookUps.DoChan(lookUp, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookUpTimeout)
-		defer cancel()
-		return c.lookUp(ctx, directory, digest, generation)
+		return c.lookUp(context.WithoutCancel(ctx), directory, digest, generation)
 	})
 	select {
 	case r := <-result:
@@ -120,22 +126,19 @@ func (c *grantCache) get(ctx context.Context, directory store.Directory, key ten
 	}
 }
 
-// lookUp asks the directory, whose generation was read before.
+// lookUp finds a grant and remembers it. The directory's generation was read before.
 func (c *grantCache) lookUp(ctx context.Context, directory store.Directory, digest tenant.KeyDigest, generation uint64) (*openedGrant, error) {
-	g := &openedGrant{generation: generation}
-	var err error
-	g.Grant, err = directory.Grant(ctx, digest)
-	switch {
-	case errors.Is(err, store.ErrNotFound):
+	f, err := c.find(ctx, directory, digest)
+	if err != nil {
+		return c.stale(digest, generation, err)
+	}
+	g := &openedGrant{Grant: f.grant, expires: f.until, askAgain: f.until, generation: generation}
+	if g.Grant == nil {
 		c.known.Remove(digest)
-		g.expires = time.Now().Add(c.negativeLifetime)
 		c.unknown.Add(digest, g)
-		return nil, err
-	case err != nil:
-		return nil, err
+		return nil, store.ErrNotFound
 	}
 	g.token, g.refusal = openCredentials(c.ring, &g.App)
-	g.expires = time.Now().Add(c.lifetime)
 	c.unknown.Remove(digest)
 	c.known.Add(digest, g)
 	return g, nil

@@ -55,7 +55,7 @@ func newWatched(t *testing.T, lifetime time.Duration) (*watchedDirectory, *grant
 	); err != nil {
 		t.Fatal(err)
 	}
-	return &watchedDirectory{Store: s}, newGrantCache(pepper, new(seal.Ring), lifetime, lifetime), key, record.ID
+	return &watchedDirectory{Store: s}, newGrantCache(pepper, new(seal.Ring), nil, cacheLifetimes{lifetime: lifetime, negativeLifetime: lifetime}), key, record.ID
 }
 
 func TestManyRequestsWaitForOneLookUp(t *testing.T) {

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -28,7 +29,7 @@ func (h *Handler) admit(w http.ResponseWriter, r *http.Request, s *send, refusal
 	default:
 		admission.Mode = store.Hold
 		admission.Fee = *h.app.BaseFee
-		admission.HoldID = store.NewHoldID()
+		admission.HoldID = store.NewHoldIDFor(app.AccountID)
 		h.app.store.begin(admission.HoldID)
 		defer func() {
 			if s.hold == "" { // not admitted
@@ -43,8 +44,8 @@ func (h *Handler) admit(w http.ResponseWriter, r *http.Request, s *send, refusal
 	}
 	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
 	defer cancel()
-	decision, err := h.app.store.Admit(ctx, admission)
-	if decision != (store.Decision{}) {
+	decision, err := h.app.admit(ctx, admission)
+	if decision.Second.Limit > 0 { // it is known
 		writeQuota(w, decision)
 	}
 	if err != nil {
@@ -61,6 +62,31 @@ func (h *Handler) admit(w http.ResponseWriter, r *http.Request, s *send, refusal
 	default:
 		return overLimit(w, decision.Verdict)
 	}
+}
+
+// admit asks the store and, where that knows no account or no balance, once more if
+// the wallet has followed the Core Service since. What the Core Service could not be asked
+// is no verdict on an account that the store has never heard of.
+func (a *App) admit(ctx context.Context, admission store.Admission) (store.Decision, error) {
+	follower, ok := a.store.Store.(store.Follower)
+	if !ok || a.core == nil || admission.Account == "" {
+		return a.store.Admit(ctx, admission)
+	}
+	asked := a.totals.now()
+	decision, err := a.store.Admit(ctx, admission)
+	if err == nil && (decision.Verdict == store.NoAccount || decision.Verdict == store.NoBalance) {
+		l := a.totals.follow(ctx, follower, admission.Account)
+		switch {
+		case l.err == nil && !l.at.Before(asked):
+			decision, err = a.store.Admit(ctx, admission)
+		case l.err != nil && !errors.Is(l.err, store.ErrNotFound) && decision.Verdict == store.NoAccount:
+			err = l.err
+		}
+	}
+	if err == nil && decision.Verdict == store.Admitted {
+		a.totals.use(admission.Account)
+	}
+	return decision, err
 }
 
 // settle records what became of the hold. A send whose fate is unknown stays in

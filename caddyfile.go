@@ -43,7 +43,12 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //
 //	whatsapp_gateway {
 //		store          <backend> [...]
-//		key_cache      <duration> [<negative duration>]
+//		core           <base-url> {
+//			token   <secret>
+//			timeout <duration>
+//		}
+//		key_cache       <duration> [<negative duration>]
+//		key_cache_stale <duration>
 //		key_pepper     <secret>
 //		encryption_key <key-id> <base64 of 32 bytes>
 //		rate_limit     <per-second> <per-minute>
@@ -99,6 +104,14 @@ var appOptions = map[string]func(*App, *caddyfile.Dispenser) error{
 			return err
 		}
 		a.KeyCache.NegativeLifetime, err = parseDuration(d, args[1])
+		return err
+	},
+	"key_cache_stale": func(a *App, d *caddyfile.Dispenser) error {
+		args, err := arguments(d, 1, 1)
+		if err != nil {
+			return err
+		}
+		a.KeyCacheStale, err = parseDuration(d, args[0])
 		return err
 	},
 	"key_pepper": func(a *App, d *caddyfile.Dispenser) error {
@@ -174,14 +187,9 @@ var appOptions = map[string]func(*App, *caddyfile.Dispenser) error{
 		if d.NextArg() {
 			return d.ArgErr()
 		}
-		return parseBlock(d, func(word string) error {
-			parse, ok := deliveryOptions[word]
-			if !ok {
-				return d.Errf("unrecognized option: %s", word)
-			}
-			return parse(&a.Delivery, d)
-		})
+		return parseOptions(d, &a.Delivery, deliveryOptions)
 	},
+	"core": parseCore,
 	"in_doubt": func(a *App, d *caddyfile.Dispenser) error {
 		args, err := arguments(d, 2, 2)
 		if err != nil {
@@ -192,51 +200,6 @@ var appOptions = map[string]func(*App, *caddyfile.Dispenser) error{
 		}
 		a.InDoubt.Outcome = args[1]
 		a.InDoubt.After, err = parseDuration(d, args[0])
-		return err
-	},
-}
-
-// deliveryOptions are the words of the block delivery.
-var deliveryOptions = map[string]func(*Delivery, *caddyfile.Dispenser) error{
-	"timeout": func(o *Delivery, d *caddyfile.Dispenser) error {
-		args, err := arguments(d, 1, 1)
-		if err != nil {
-			return err
-		}
-		o.Timeout, err = parseDuration(d, args[0])
-		return err
-	},
-	"concurrency": func(o *Delivery, d *caddyfile.Dispenser) error {
-		args, err := arguments(d, 1, 2)
-		if err != nil {
-			return err
-		}
-		for i, arg := range args {
-			n, err := strconv.Atoi(arg)
-			if err != nil || n < 1 {
-				return d.Errf("concurrency takes whole numbers of at least 1, not %s", arg)
-			}
-			*[]*int{&o.Concurrency, &o.ConcurrencyPerEndpoint}[i] = n
-		}
-		return nil
-	},
-	"retry": func(o *Delivery, d *caddyfile.Dispenser) error {
-		args, err := arguments(d, 1, maxRetries)
-		if err != nil {
-			return err
-		}
-		for _, arg := range args {
-			delay, err := parseDuration(d, arg)
-			if err != nil {
-				return err
-			}
-			o.Retry = append(o.Retry, delay)
-		}
-		return nil
-	},
-	"allow_private_targets": func(o *Delivery, d *caddyfile.Dispenser) error {
-		o.AllowPrivateTargets = true
-		_, err := arguments(d, 0, 0)
 		return err
 	},
 }

@@ -205,7 +205,7 @@ func TestRevokedKeyIsRefusedByARunningGateway(t *testing.T) {
 		t.Fatal(err)
 	}
 	gateway := l.open(true)
-	cache := newGrantCache(tenant.NewPepper("secret"), ring, time.Hour, time.Hour)
+	cache := newGrantCache(tenant.NewPepper("secret"), ring, nil, cacheLifetimes{lifetime: time.Hour, negativeLifetime: time.Hour})
 	known := func() error {
 		_, err := cache.get(t.Context(), gateway, tenant.Key(created["key"].(string)))
 		return err

@@ -83,7 +83,8 @@ func demo() *cobra.Command {
 and two commands that send with it. The second time it only prints.
 
 The app's access token is good for the Meta simulator and for nothing else. The
-key is kept in a file beside the database. The commands go to the address in
+key is kept in a file on this machine: beside the database, or in the folder of
+the journal where the store is Redis. The commands go to the address in
 the environment variable GATEWAY_ADDRESS (default :8080). Where the
 configuration allows private targets, the app's events go to the address in
 WEBHOOK_RECEIVER_ADDRESS (default 127.0.0.1:8082).`
@@ -95,7 +96,7 @@ WEBHOOK_RECEIVER_ADDRESS (default 127.0.0.1:8082).`
 func prepareDemo(ctx context.Context, c *command) (app tenant.App, key tenant.Key, err error) {
 	files, ok := c.app.backend.(secretFiles)
 	if !ok {
-		return app, "", errors.New("the demo needs the sqlite store")
+		return app, "", errors.New("this store has no place for the demo's key")
 	}
 	pepper, ring, err := c.secrets()
 	if err != nil {
@@ -215,6 +216,9 @@ func demoKey(ctx context.Context, c *command, pepper *tenant.Pepper, file string
 // replaceFile writes a file that is either the old one or the new one, and
 // nobody's but the owner's.
 func replaceFile(path, content string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
 	if err != nil {
 		return err

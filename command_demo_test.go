@@ -2,14 +2,17 @@ package gateway
 
 import (
 	"bytes"
+	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/spf13/cobra"
 
+	"github.com/connexease/caddy-whatsapp-gateway/store/redis/redistest"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
@@ -62,6 +65,25 @@ func TestDemoIsMadeOnceAndPrintedAlways(t *testing.T) {
 		}
 	}
 	info, err := os.Stat(l.database + ".demo_key")
+	if err != nil || info.Mode() != fs.FileMode(0o600) {
+		t.Errorf("the file with the key has mode %v, error %v", info.Mode(), err)
+	}
+}
+
+func TestDemoWorksOnRedis(t *testing.T) {
+	server := redistest.Start(t)
+	l := newCommandLine(t)
+	folder := filepath.Join(t.TempDir(), "journal")
+	config := fmt.Sprintf("{\n\twhatsapp_gateway {\n\t\tstore redis %s {\n\t\t\tjournal %s\n\t\t}\n\t\tkey_pepper p\n\t\tencryption_key k1 %s\n\t}\n}\n",
+		server.URL(), folder, encryptionKey1)
+	if err := os.WriteFile(l.config, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	first := l.do("demo")
+	diff(t, first, l.do("demo"))
+	diff(t, []record{{"id": "acct_demo", "name": "Demo", "currency": "USD", "available": "10.00", "held": "0.00", "captured": "0.00"}},
+		l.records("account", "list"), "created_at")
+	info, err := os.Stat(filepath.Join(folder, demoKeyFile))
 	if err != nil || info.Mode() != fs.FileMode(0o600) {
 		t.Errorf("the file with the key has mode %v, error %v", info.Mode(), err)
 	}

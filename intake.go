@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -27,6 +28,9 @@ const maxCategory = 64
 type intake struct {
 	app *App
 	now time.Time
+	// seed, unless it is empty, is what the ids of its events are made from, so that
+	// what was half stored is not stored twice when it is replayed.
+	seed string
 	// holds says whose the holds are that the statuses return.
 	holds map[store.HoldID]store.Sender
 
@@ -62,11 +66,11 @@ type addressed struct {
 
 // takeIn stores all that a webhook says in one step. Whatever cannot be parsed or
 // has no addressee is quarantined.
-func (a *App) takeIn(ctx context.Context, body []byte) (*intake, error) {
-	in := &intake{app: a, now: time.Now()}
+func (a *App) takeIn(ctx context.Context, body []byte, seed string) (*intake, error) {
+	in := &intake{app: a, now: time.Now(), seed: seed}
 	changes, err := event.Split(body)
 	if err != nil {
-		in.quarantine(body, err.Error())
+		in.quarantine(len(changes), body, err.Error())
 	}
 	in.changes = len(changes)
 	letters := make([]addressed, len(changes))
@@ -80,8 +84,8 @@ func (a *App) takeIn(ctx context.Context, body []byte) (*intake, error) {
 	if err := in.lookUpHolds(ctx, changes); err != nil {
 		return in, err
 	}
-	for _, letter := range letters {
-		in.add(letter)
+	for i, letter := range letters {
+		in.add(i, letter)
 	}
 	results, err := a.store.Receive(ctx, in.events, in.statuses)
 	if err != nil {
@@ -98,9 +102,9 @@ func (a *App) addressees(ctx context.Context, c *event.Change) ([]tenant.App, er
 	case c.Problem != "":
 		return nil, nil
 	case c.PhoneNumberID != "":
-		return a.routes.get(ctx, a.store, route{number: c.PhoneNumberID})
+		return a.appsOf(ctx, route{number: c.PhoneNumberID})
 	default:
-		return a.routes.get(ctx, a.store, route{waba: c.WABA})
+		return a.appsOf(ctx, route{waba: c.WABA})
 	}
 }
 
@@ -134,9 +138,28 @@ func (l *addressed) hold(callbackData string, holds map[store.HoldID]store.Sende
 	return id, prefix, sender
 }
 
-// add puts a change into the outbox of each app that has asked for it, or into
-// quarantine, and notes its statuses.
-func (in *intake) add(l addressed) {
+// accounts are those of the apps that the change is for.
+func (l *addressed) accounts() []tenant.AccountID {
+	var ids []tenant.AccountID
+	for i := range l.apps {
+		if id := l.apps[i].AccountID; id != "" && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// eventID is the id of what becomes of a change, by its number, for an app.
+func (in *intake) eventID(change int, app tenant.AppID) store.EventID {
+	if in.seed == "" {
+		return store.NewEventID()
+	}
+	return store.EventID(tenant.DerivedID("evt", fmt.Sprintf("%s %d %s", in.seed, change, app)))
+}
+
+// add puts a change, by its number, into the outbox of each app that has asked for
+// it, or into quarantine, and notes its statuses.
+func (in *intake) add(number int, l addressed) {
 	for i := range l.Statuses {
 		in.addStatus(l, &l.Statuses[i])
 	}
@@ -152,16 +175,16 @@ func (in *intake) add(l addressed) {
 	}
 	switch {
 	case l.Problem != "":
-		in.quarantine(envelope(), l.Problem)
+		in.quarantine(number, envelope(), l.Problem)
 	case len(l.apps) == 0 && l.PhoneNumberID != "":
-		in.quarantine(envelope(), noAppWithNumber)
+		in.quarantine(number, envelope(), noAppWithNumber)
 	case len(l.apps) == 0:
-		in.quarantine(envelope(), noAppOfWABA)
+		in.quarantine(number, envelope(), noAppOfWABA)
 	}
 	for i := range l.apps {
 		if name, ok := l.apps[i].Webhook.Subscription(l.Events); ok {
 			in.events = append(in.events, store.Event{
-				ID: store.NewEventID(), App: l.apps[i].ID, Name: name, State: store.Pending, Payload: envelope(),
+				ID: in.eventID(number, l.apps[i].ID), App: l.apps[i].ID, Name: name, State: store.Pending, Payload: envelope(),
 			})
 		}
 	}
@@ -171,7 +194,10 @@ func (in *intake) add(l addressed) {
 // was accepted whose hold is open, and that a template was delivered.
 func (in *intake) addStatus(l addressed, st *event.Status) {
 	id, _, sender := l.hold(st.CallbackData, in.holds)
-	status := store.Status{Hold: id, MessageID: st.MessageID, Captured: sender.Captured}
+	status := store.Status{Hold: id, MessageID: st.MessageID, Captured: sender.Captured, Accounts: l.accounts()}
+	if id != "" && len(status.Accounts) > 0 && !slices.Contains(status.Accounts, sender.Account) {
+		status.Accounts = append(status.Accounts, sender.Account) // the app may have changed its account since
+	}
 	fee := chargedFee{app: sender.App, category: st.Category[:min(maxCategory, len(st.Category))]}
 	if st.Billable && (st.State == "delivered" || st.State == "read") {
 		fee.Fee = in.app.rates.Look(st.Recipient, st.Category, in.now)
@@ -184,10 +210,11 @@ func (in *intake) addStatus(l addressed, st *event.Status) {
 	in.fees = append(in.fees, fee)
 }
 
-// quarantine keeps what nobody can get.
-func (in *intake) quarantine(payload []byte, reason string) {
+// quarantine keeps what nobody can get: a change by its number, or what is behind
+// the last one.
+func (in *intake) quarantine(number int, payload []byte, reason string) {
 	in.events = append(in.events, store.Event{
-		ID: store.NewEventID(), State: store.Quarantined, Payload: payload, LastError: reason,
+		ID: in.eventID(number, ""), State: store.Quarantined, Payload: payload, LastError: reason,
 	})
 	if !slices.Contains(in.quarantined, reason) {
 		in.quarantined = append(in.quarantined, reason)

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"net/http"
 	"strconv"
 
@@ -38,4 +39,20 @@ func writeQuota(w http.ResponseWriter, d store.Decision) {
 	h.Set("X-Ratelimit-Sec-Remaining", strconv.Itoa(d.Second.Remaining))
 	h.Set("X-Ratelimit-Min-Limit", strconv.Itoa(d.Minute.Limit))
 	h.Set("X-Ratelimit-Min-Remaining", strconv.Itoa(d.Minute.Remaining))
+}
+
+// Admit implements [store.Store]. It counts what was judged by this gateway's share
+// alone, because its store is away, and tells when that begins and ends.
+func (s *sharedStore) Admit(ctx context.Context, a store.Admission) (store.Decision, error) {
+	d, err := s.Store.Admit(ctx, a)
+	switch {
+	case d.ByShare:
+		metrics.admissionsByShare.Inc()
+		if s.byShare.CompareAndSwap(false, true) {
+			s.log().Warn("the store is away: rates are judged by this gateway's share of the limits, and nothing is charged")
+		}
+	case err == nil && s.byShare.Load() && s.byShare.CompareAndSwap(true, false):
+		s.log().Info("the store is back: rates are judged by the whole limits")
+	}
+	return d, err
 }

@@ -47,15 +47,21 @@ func (a *App) resolveSecrets() error {
 	return nil
 }
 
-// checkSecrets refuses keys that could not be used, and a store that keeps no
-// secrets where none are configured.
+// checkSecrets refuses keys that could not be used, and to make up secrets that
+// others have to know: all gateways on a shared store, and the Core Service.
 func (a *App) checkSecrets() error {
+	with := ""
 	if _, ok := a.backend.(secretKeeper); !ok {
+		with = "this store"
+	} else if a.Core != nil {
+		with = "core"
+	}
+	if with != "" {
 		if a.KeyPepper == "" {
-			return errors.New("key_pepper is required with this store")
+			return fmt.Errorf("key_pepper is required with %s", with)
 		}
 		if len(a.EncryptionKeys) == 0 {
-			return errors.New("encryption_key is required with this store")
+			return fmt.Errorf("encryption_key is required with %s", with)
 		}
 	}
 	_, err := newRing(a.EncryptionKeys)

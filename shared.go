@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/connexease/caddy-whatsapp-gateway/journal"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 )
 
@@ -57,6 +58,14 @@ func (c *counter) none() <-chan struct{} {
 // the settlements that it could not take yet.
 type sharedStore struct {
 	store.Store
+	// journal keeps what the store cannot take while it is away. It is nil for a
+	// store on this machine, which is away only when the disk is.
+	journal *journal.Journal
+	// replaying is held by the one who replays the journal, with what stuck is.
+	replaying sync.Mutex
+	stuck     stuck
+	// byShare: the last admission was judged by this gateway's share.
+	byShare atomic.Bool
 	// logger is that of the newest configuration: those before are closed.
 	logger  atomic.Pointer[zap.Logger]
 	closing context.Context
@@ -71,6 +80,21 @@ type sharedStore struct {
 
 // log is where to log now.
 func (s *sharedStore) log() *zap.Logger { return s.logger.Load() }
+
+// setLogger says where to log from now on, for the store itself, too.
+func (s *sharedStore) setLogger(l *zap.Logger) {
+	s.logger.Store(l)
+	if logs, ok := s.Store.(interface{ SetLogger(*zap.Logger) }); ok {
+		logs.SetLogger(l)
+	}
+}
+
+// otherGateways tells whether the store may have any, whose sends under way are not
+// known here.
+func (s *sharedStore) otherGateways() bool {
+	_, ok := s.Store.(store.GrantKeeper)
+	return ok || s.journal != nil
+}
 
 // begin notes a send before its hold is made.
 func (s *sharedStore) begin(id store.HoldID) {
@@ -116,6 +140,9 @@ func openShared(b backend) (*sharedStore, error) {
 		return nil, err
 	}
 	s := &sharedStore{Store: opened, underWay: make(map[store.HoldID]time.Time)}
+	if err := s.openJournal(b); err != nil {
+		return nil, errors.Join(err, opened.Close())
+	}
 	s.closing, s.close = context.WithCancel(context.Background())
 	return s, nil
 }
@@ -124,7 +151,7 @@ func openShared(b backend) (*sharedStore, error) {
 func (s *sharedStore) Destruct() error {
 	s.close()
 	s.retries.Wait()
-	return s.Close()
+	return errors.Join(s.closeJournal(), s.Close())
 }
 
 // settlement is the outcome of a hold.
@@ -134,14 +161,24 @@ type settlement struct {
 	messageID string
 }
 
-// settle records the outcome of a send. Where the store does not take it, it is
-// tried again in the background for as long as the store is open: what Meta
-// accepted must be charged, and the client's answer cannot wait for that.
+// settle records the outcome of a send. Where the store does not take it, it goes
+// into the journal or, without one, is tried again in the background for as long as
+// the store is open: what Meta accepted must be charged, and the client's
+// answer cannot wait for that.
 func (s *sharedStore) settle(st settlement) {
 	err := s.trySettle(st)
 	if err == nil {
 		s.end(st.hold)
 		return
+	}
+	if s.journal != nil {
+		journalErr := s.journalSettlement(st)
+		if journalErr == nil {
+			s.log().Warn("settling a send waits for the store", zap.String("hold_id", string(st.hold)), zap.Error(err))
+			s.end(st.hold)
+			return
+		}
+		err = errors.Join(err, journalErr)
 	}
 	s.log().Error("settling a send failed and is tried again", zap.String("hold_id", string(st.hold)), zap.Error(err))
 	s.retries.Go(func() {
@@ -165,7 +202,8 @@ func (s *sharedStore) settle(st settlement) {
 }
 
 // trySettle is one attempt. A hold that is unknown or has the other outcome
-// will not change by trying again, and is only reported.
+// will not change by trying again, and is only reported; but what Meta accepted is
+// charged, even if somebody has given up on it and released its hold meanwhile.
 func (s *sharedStore) trySettle(st settlement) error {
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
@@ -174,6 +212,9 @@ func (s *sharedStore) trySettle(st settlement) error {
 		err = s.Capture(ctx, st.hold, st.messageID)
 	} else {
 		err = s.Release(ctx, st.hold)
+	}
+	if errors.Is(err, store.ErrConflict) && st.outcome == store.Captured {
+		_, err = s.Receive(ctx, nil, []store.Status{{Hold: st.hold, MessageID: st.messageID}})
 	}
 	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrConflict) {
 		s.log().Error("a hold could not be settled", zap.String("hold_id", string(st.hold)), zap.Error(err))
@@ -185,9 +226,19 @@ func (s *sharedStore) trySettle(st settlement) error {
 // maxInDoubtInterval is how often holds are looked over at the least.
 const maxInDoubtInterval = time.Minute
 
+// doubtAge is how old a hold without an outcome has to be for the in-doubt policy:
+// where other gateways are, at least as old as one of a send that is under way there.
+func (a *App) doubtAge() time.Duration {
+	age := time.Duration(a.InDoubt.After)
+	if a.store.otherGateways() {
+		age = max(age, a.longestSend+admitTimeout+settleTimeout)
+	}
+	return age
+}
+
 // watchInDoubt applies the in-doubt policy, now and again and again.
 func (a *App) watchInDoubt(ctx context.Context) {
-	age := time.Duration(a.InDoubt.After)
+	age := a.doubtAge()
 	outcome := store.Captured
 	if a.InDoubt.Outcome == inDoubtRelease {
 		outcome = store.Released

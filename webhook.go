@@ -46,6 +46,7 @@ type webhook struct {
 	requestID string
 	start     time.Time
 	intake    *intake // nil where it was refused unread
+	journaled bool    // it waits for the store, and will be split again
 }
 
 // answerWebhook answers one request of Meta's.
@@ -89,7 +90,8 @@ func (a *App) handshake(w http.ResponseWriter, r *http.Request) *failure {
 	return nil
 }
 
-// receive stores a webhook of Meta's and only then says so.
+// receive stores a webhook of Meta's, or writes it to the journal while the store is
+// away, and only then says so.
 func (h *Handler) receive(w http.ResponseWriter, r *http.Request, wh *webhook) *failure {
 	signatures := r.Header[signatureHeader]
 	if len(signatures) == 0 {
@@ -121,9 +123,15 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, wh *webhook) *
 	// Whether Meta waits for the answer makes no difference to what it has said.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), receiveTimeout)
 	defer cancel()
+	seed := h.app.store.webhookSeed()
 	var err error
-	if wh.intake, err = h.app.takeIn(ctx, body); err != nil {
-		return eventNotStored.as(err)
+	if wh.intake, err = h.app.takeIn(ctx, body, seed); err != nil {
+		if err = h.app.store.journalWebhook(seed, body, err); err != nil {
+			return eventNotStored.as(err)
+		}
+		wh.journaled = true
+		w.WriteHeader(http.StatusOK)
+		return nil
 	}
 	h.app.wake(wh.intake.apps())
 	w.WriteHeader(http.StatusOK)
@@ -195,6 +203,8 @@ func (h *Handler) logWebhook(r *http.Request, wh *webhook, f *failure) {
 		level, message = zapcore.ErrorLevel, "webhook not stored"
 	case f != nil:
 		level, message = zapcore.InfoLevel, "webhook refused"
+	case wh.journaled:
+		message = "webhook journaled"
 	case wh.intake != nil && len(wh.intake.quarantined) > 0:
 		level, message = zapcore.WarnLevel, "webhook quarantined, in part or whole"
 	}

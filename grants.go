@@ -1,0 +1,122 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/tenant"
+)
+
+// found is what a look-up of a key has found out.
+type found struct {
+	grant *tenant.Grant // nil: the key is unknown
+	// until is when it has to be looked up again: a lifetime after its source
+	// was read, however many have passed it on since.
+	until time.Time
+}
+
+// found is what was read at this time.
+func (c *grantCache) found(grant *tenant.Grant, read time.Time) found {
+	if grant == nil {
+		return found{until: read.Add(c.negativeLifetime)}
+	}
+	return found{grant, read.Add(c.lifetime)}
+}
+
+// find looks a key up: in the copies that all gateways on the store share, then
+// in the store's records, then at the Core Service. An error is [store.ErrCorrupt], or
+// means that who had to be asked is away.
+func (c *grantCache) find(ctx context.Context, directory store.Directory, digest tenant.KeyDigest) (found, error) {
+	f, err := c.findInStore(ctx, directory, digest)
+	unknown := errors.Is(err, store.ErrNotFound)
+	switch {
+	case err == nil, errors.Is(err, store.ErrCorrupt):
+		return f, err
+	case c.core == nil && unknown:
+		return c.found(nil, time.Now()), nil
+	case c.core == nil:
+		return found{}, err
+	}
+	read := time.Now()
+	grant, coreErr := c.core.Grant(ctx, digest)
+	switch {
+	case errors.Is(coreErr, store.ErrNotFound):
+		grant = nil
+	case coreErr != nil && !unknown:
+		return found{}, fmt.Errorf("%w; store: %w", coreErr, err)
+	case coreErr != nil:
+		return found{}, coreErr
+	}
+	f = c.found(grant, read)
+	if unknown { // and the store is there
+		c.keep(ctx, directory, digest, f)
+	}
+	return f, nil
+}
+
+// findInStore asks the store. [store.ErrNotFound] means that it does not know.
+func (c *grantCache) findInStore(ctx context.Context, directory store.Directory, digest tenant.KeyDigest) (found, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookUpTimeout)
+	defer cancel()
+	read := time.Now()
+	if keeper, ok := directory.(store.GrantKeeper); ok {
+		grant, left, err := keeper.KeptGrant(ctx, digest)
+		if err == nil {
+			f := c.found(grant, read)
+			if until := read.Add(left); until.Before(f.until) {
+				f.until = until
+			}
+			return f, nil
+		}
+		if !errors.Is(err, store.ErrNotFound) {
+			return found{}, err // a store that is away is not waited for twice
+		}
+	}
+	read = time.Now()
+	grant, err := directory.Grant(ctx, digest)
+	if err != nil {
+		return found{}, err
+	}
+	f := c.found(grant, read)
+	c.keep(ctx, directory, digest, f)
+	return f, nil
+}
+
+// keep leaves a copy for the other gateways, if the store can. That they have to
+// look for themselves without one is no reason to fail.
+func (c *grantCache) keep(ctx context.Context, directory store.Directory, digest tenant.KeyDigest, f found) {
+	keeper, ok := directory.(store.GrantKeeper)
+	lifetime := time.Until(f.until)
+	if !ok || lifetime <= 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookUpTimeout)
+	defer cancel()
+	_ = keeper.KeepGrant(ctx, digest, f.grant, lifetime)
+}
+
+// staleRetry is how soon after a look-up that failed the next one is made for a
+// key whose grant is served nevertheless.
+const staleRetry = time.Second
+
+// stale returns a grant whose time is over, if it may be served while it cannot be
+// looked up, and otherwise err. One that was looked up before the directory
+// changed is not served: the change may have been its revocation.
+func (c *grantCache) stale(digest tenant.KeyDigest, generation uint64, err error) (*openedGrant, error) {
+	g, ok := c.known.Peek(digest)
+	now := time.Now()
+	if !ok || errors.Is(err, store.ErrCorrupt) || g.generation != generation || !now.Before(g.expires.Add(c.staleLifetime)) {
+		return nil, err
+	}
+	metrics.staleGrants.Inc()
+	again := *g
+	again.askAgain = now.Add(staleRetry)
+	if end := g.expires.Add(c.staleLifetime); end.Before(again.askAgain) {
+		again.askAgain = end
+	}
+	c.known.Add(digest, &again)
+	return &again, nil
+}

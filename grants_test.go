@@ -1,0 +1,264 @@
+package gateway
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/connexease/caddy-whatsapp-gateway/core/coretest"
+	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/tenant"
+)
+
+// code is what the gateway answers to a key: the code of the failure, or none.
+func (s *station) code(key tenant.Key) string {
+	r := httptest.NewRequest(http.MethodPost, messagePath, nil)
+	r.Header.Set("Authorization", bearer+string(key))
+	if f := (&Handler{app: s.App}).authenticate(r, new(send)); f != nil {
+		return f.code
+	}
+	return ""
+}
+
+func (s *station) wantCode(key tenant.Key, want string) {
+	s.t.Helper()
+	if got := s.code(key); got != want {
+		s.t.Errorf("answered %q, want %q", got, want)
+	}
+}
+
+func wantRequests(t *testing.T, core *testCore, route coretest.Route, want int) {
+	t.Helper()
+	if n := core.Requests(route); n != want {
+		t.Errorf("%s was asked %d times, want %d", route, n, want)
+	}
+}
+
+func TestKeysOfTheCoreServiceAreAskedForOnce(t *testing.T) {
+	eachStore(t, func(t *testing.T, s stored) {
+		core := newCore(t)
+		gateway := newStation(t, s, 1, core)
+		known, unknown := core.newKey(t, 0), tenant.NewKey(false)
+		for range 3 {
+			gateway.wantCode(known, "")
+			gateway.wantCode(unknown, "AUTH_001")
+		}
+		wantRequests(t, core, coretest.Grants, 2)
+		if s.redis == nil {
+			return
+		}
+		other := newStation(t, s, 2, core)
+		other.wantCode(known, "")
+		other.wantCode(unknown, "AUTH_001")
+		wantRequests(t, core, coretest.Grants, 2)
+	})
+}
+
+func TestUnknownKeysAreNotKeptWithoutACoreService(t *testing.T) {
+	s := onRedis(t)
+	gateway, other := newStation(t, s, 1, nil), newStation(t, s, 2, nil)
+	key := tenant.NewKey(false)
+	gateway.wantCode(key, "AUTH_001")
+	if _, _, err := other.store.Store.(store.GrantKeeper).KeptGrant(t.Context(), digestOf(key)); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("the copy: %v", err)
+	}
+}
+
+func TestRecordsOfTheStoreComeBeforeTheCoreService(t *testing.T) {
+	eachStore(t, func(t *testing.T, s stored) {
+		core := newCore(t)
+		gateway := newStation(t, s, 1, core)
+		key := gateway.newStoredKey()
+		gateway.wantCode(key, "")
+		wantRequests(t, core, coretest.Grants, 0)
+	})
+}
+
+func TestCopyIsBelievedForTheShorterOfBothLifetimes(t *testing.T) {
+	s := onRedis(t)
+	gateway := newStation(t, s, 1, nil, func(a *App) { a.KeyCache.Lifetime = caddy.Duration(time.Hour) })
+	keeper := gateway.store.Store.(store.GrantKeeper)
+	for lifetime, most := range map[time.Duration]time.Duration{10 * time.Minute: 10 * time.Minute, 3 * time.Hour: time.Hour} {
+		key := tenant.NewKey(false)
+		grant := &tenant.Grant{KeyID: "key_1", App: tenant.App{ID: "app_1"}}
+		must(t, keeper.KeepGrant(t.Context(), digestOf(key), grant, lifetime))
+		g, err := gateway.grants.get(t.Context(), gateway.store.Store, key)
+		must(t, err)
+		if left := time.Until(g.expires); left > most || left < most-5*time.Minute {
+			t.Errorf("a copy for %v is believed for %v", lifetime, left)
+		}
+	}
+}
+
+func TestRevocationReachesTheOtherGateways(t *testing.T) {
+	s := onRedis(t)
+	gateway, other := newStation(t, s, 1, nil), newStation(t, s, 2, nil)
+	key := gateway.newStoredKey()
+	gateway.wantCode(key, "")
+	other.wantCode(key, "")
+	must(t, gateway.store.RevokeKey(t.Context(), "key_own", now()))
+	gateway.wantCode(key, "AUTH_001")
+	await(t, "the other gateway to refuse", func() bool { return other.code(key) == "AUTH_001" })
+}
+
+func TestRevocationAtTheCoreServiceIsHeardOf(t *testing.T) {
+	s, core := onRedis(t), newCore(t)
+	key := core.newKey(t, 0)
+	gateway, other := newStation(t, s, 1, core), newStation(t, s, 2, core)
+	gateway.wantCode(key, "")
+	other.wantCode(key, "")
+	must(t, core.Revoke(digestOf(key)))
+	gateway.wantCode(key, "") // nobody has said so yet
+	_, err := s.redis.Command("PUBLISH", "wagw:invalidate", digestOf(key).String())
+	must(t, err)
+	await(t, "both gateways to refuse", func() bool {
+		return gateway.code(key) == "AUTH_001" && other.code(key) == "AUTH_001"
+	})
+}
+
+func TestAnswersWhereTheSourcesFail(t *testing.T) {
+	faults := map[string]struct {
+		fault                coretest.Fault
+		withStore, withoutIt string
+	}{
+		"there": {coretest.Fault{}, "", ""},
+		"down":  {coretest.Down, "AUTH_004", "AUTH_004"},
+		"500":   {coretest.Error, "AUTH_004", "AUTH_004"},
+		"404":   {coretest.NotFound, "AUTH_001", "AUTH_001"},
+		"html":  {coretest.HTML, "AUTH_005", "AUTH_005"},
+		"half":  {coretest.HalfJSON, "AUTH_005", "AUTH_005"},
+		"hangs": {coretest.Fault{Until: make(chan struct{})}, "AUTH_004", "AUTH_004"},
+	}
+	core := newCore(t)
+	key := core.newKey(t, 0)
+	impatient := func(a *App) { a.Core.Timeout = caddy.Duration(200 * time.Millisecond) }
+	t.Run("sqlite", func(t *testing.T) {
+		for name, f := range faults {
+			t.Run(name, func(t *testing.T) {
+				gateway := newStation(t, stored{dir: t.TempDir()}, 1, core, impatient)
+				core.Set(f.fault)
+				gateway.wantCode(key, f.withStore)
+			})
+		}
+	})
+	s := onRedis(t)
+	number := 0
+	t.Run("redis", func(t *testing.T) {
+		for name, f := range faults {
+			t.Run(name, func(t *testing.T) {
+				number++
+				gateway := newStation(t, s, number, core, impatient)
+				_, err := s.redis.Command("FLUSHALL")
+				must(t, err)
+				core.Set(f.fault)
+				gateway.wantCode(key, f.withStore)
+			})
+		}
+	})
+	t.Run("redis away", func(t *testing.T) {
+		stations := make(map[string]*station)
+		for name := range faults {
+			number++
+			stations[name] = newStation(t, s, number, core, impatient)
+		}
+		s.redis.Kill()
+		for name, f := range faults {
+			core.Set(f.fault)
+			if got := stations[name].code(key); got != f.withoutIt {
+				t.Errorf("%s: answered %q, want %q", name, got, f.withoutIt)
+			}
+		}
+	})
+}
+
+func TestCorruptCopyIsNotLookedBehind(t *testing.T) {
+	s, core := onRedis(t), newCore(t)
+	key := core.newKey(t, 0)
+	gateway := newStation(t, s, 1, core)
+	_, err := s.redis.Command("SET", "wagw:grant:"+digestOf(key).String(), `{"key_id":"key_core","app":{"id":`)
+	must(t, err)
+	gateway.wantCode(key, "AUTH_005")
+	wantRequests(t, core, coretest.Grants, 0)
+}
+
+func TestStaleGrantIsServedWhileNobodyCanBeAsked(t *testing.T) {
+	s, core := onRedis(t), newCore(t)
+	key := core.newKey(t, 0)
+	soon := time.Now().Add(time.Hour)
+	expiring := tenant.NewKey(false)
+	must(t, core.PutKey(digestOf(expiring), coretest.Key{ID: "key_expiring", AppID: "app_core", ExpiresAt: &soon}))
+	brief := func(stale time.Duration) func(*App) {
+		return func(a *App) {
+			a.KeyCache.Lifetime = caddy.Duration(time.Nanosecond)
+			a.KeyCacheStale = caddy.Duration(stale)
+		}
+	}
+	gateway, strict := newStation(t, s, 1, core, brief(time.Hour)), newStation(t, s, 2, core, brief(0))
+	gateway.wantCode(key, "")
+	gateway.wantCode(expiring, "")
+	strict.wantCode(key, "")
+	s.redis.Kill()
+	core.Set(coretest.Down)
+
+	before := count(metrics.staleGrants)
+	gateway.wantCode(key, "")
+	if n := count(metrics.staleGrants) - before; n != 1 {
+		t.Errorf("%v stale grants were counted", n)
+	}
+	strict.wantCode(key, "AUTH_004")
+	gateway.wantCode(tenant.NewKey(false), "AUTH_004")
+
+	digest := digestOf(key)
+	away := errors.New("away")
+	generation := gateway.store.Generation()
+	if _, err := gateway.grants.stale(digest, generation, away); err != nil {
+		t.Errorf("of this generation: %v", err)
+	}
+	if _, err := gateway.grants.stale(digest, generation+1, away); !errors.Is(err, away) {
+		t.Errorf("of another generation: %v", err)
+	}
+	if _, err := gateway.grants.stale(digest, generation, store.ErrCorrupt); !errors.Is(err, store.ErrCorrupt) {
+		t.Errorf("instead of a corrupt record: %v", err)
+	}
+	past := *must1(gateway.grants.stale(digest, generation, away))
+	past.expires = time.Now().Add(-2 * time.Hour)
+	gateway.grants.known.Add(digest, &past)
+	if _, err := gateway.grants.stale(digest, generation, away); !errors.Is(err, away) {
+		t.Errorf("beyond its time: %v", err)
+	}
+	g, _ := gateway.grants.known.Get(digestOf(expiring))
+	expired := *g
+	grant := *g.Grant
+	yesterday := time.Now().Add(-24 * time.Hour)
+	grant.ExpiresAt = &yesterday
+	expired.Grant = &grant
+	gateway.grants.known.Add(digestOf(expiring), &expired)
+	gateway.wantCode(expiring, "AUTH_001")
+}
+
+func TestOutageIsNotWaitedForByEveryRequestWithAStaleGrant(t *testing.T) {
+	core := newCore(t)
+	key := core.newKey(t, 0)
+	gateway := newStation(t, stored{dir: t.TempDir()}, 1, core, func(a *App) {
+		a.KeyCache.Lifetime, a.KeyCacheStale = caddy.Duration(time.Nanosecond), caddy.Duration(time.Hour)
+	})
+	gateway.wantCode(key, "")
+	core.Set(coretest.Down)
+	gateway.wantCode(key, "")
+	digest := digestOf(key)
+	g, _ := gateway.grants.known.Get(digest)
+	if !g.askAgain.After(g.expires) || g.askAgain.After(time.Now().Add(staleRetry)) {
+		t.Errorf("its time was over %v ago, and it is looked up again in %v", time.Since(g.expires), time.Until(g.askAgain))
+	}
+}
+
+// must1 is for what a test has shown to work before.
+func must1[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
