@@ -127,6 +127,9 @@ func (g *gateway) acceptedHolds(t testing.TB, who tenant) map[string]string {
 // openHolds returns the holds of an account that have no outcome, without their prefix.
 func (g *gateway) openHolds(t testing.TB, account string) map[string]bool {
 	t.Helper()
+	if g.onRedis() {
+		return g.settings.common.openHolds(t, account)
+	}
 	db := g.open(t)
 	defer db.Close()
 	rows, err := db.QueryContext(t.Context(), "SELECT id FROM holds WHERE account_id = ?", account)

@@ -107,7 +107,7 @@ type gateway struct {
 	// client keeps connections to this gateway; it follows no redirect.
 	client *http.Client
 
-	secrets
+	*secrets
 
 	mu      sync.Mutex
 	process *process
@@ -136,6 +136,7 @@ func newGateway(t testing.TB, s settings) *gateway {
 		database:  filepath.Join(dir, "data", "caddy", "whatsapp_gateway", "gateway.db"),
 		log:       filepath.Join(dir, "caddy.log"),
 
+		secrets:     new(secrets),
 		verifyToken: "verify-" + crand.Text(),
 		appSecret:   "secret-" + crand.Text(),
 		client: &http.Client{
@@ -143,6 +144,9 @@ func newGateway(t testing.TB, s settings) *gateway {
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 			Timeout:       deadline,
 		},
+	}
+	if c := s.common; c != nil {
+		g.secrets, g.verifyToken, g.appSecret = c.secrets, c.verifyToken, c.appSecret
 	}
 	g.hide("verify token", g.verifyToken)
 	g.hide("app secret", g.appSecret)
@@ -171,7 +175,7 @@ func (g *gateway) admin() string { return filepath.Join(g.dir, "admin.sock") }
 
 // environment is that of every process of this gateway.
 func (g *gateway) environment() []string {
-	return append(os.Environ(), append([]string{
+	env := append(os.Environ(), []string{
 		"HOME=" + g.dir,
 		"XDG_DATA_HOME=" + filepath.Join(g.dir, "data"),
 		"XDG_CONFIG_HOME=" + filepath.Join(g.dir, "config"),
@@ -183,7 +187,11 @@ func (g *gateway) environment() []string {
 		// A report in a file is found whatever becomes of the process. Without
 		// the last word each process would take a second to end.
 		"GORACE=log_path=" + filepath.Join(g.dir, "race") + " atexit_sleep_ms=0",
-	}, g.settings.env...)...)
+	}...)
+	if c := g.settings.common; c != nil {
+		env = append(env, c.environment()...)
+	}
+	return append(env, g.settings.env...)
 }
 
 // start starts the process and returns when it serves.

@@ -116,25 +116,25 @@ func (g *gateway) next(t testing.TB, key, code string) {
 }
 
 // newSecret is a secret as an operator makes it: 32 random bytes in base64.
-func newSecret(g *gateway, kind string) string {
+func newSecret(s *secrets, kind string) string {
 	var b [32]byte
 	rand.Read(b[:])
 	secret := base64.StdEncoding.EncodeToString(b[:])
-	g.hide(kind, secret)
+	s.hide(kind, secret)
 	return secret
 }
 
 func TestAnotherPepperIsRefused(t *testing.T) {
 	t.Parallel()
 	g := newGateway(t, settings{app: "key_pepper {env.PEPPER}"})
-	first := "PEPPER=" + newSecret(g, "pepper")
+	first := "PEPPER=" + newSecret(g.secrets, "pepper")
 	g.settings.env = []string{first}
 	g.start(t)
 	who := g.tenant(t, profile{})
 	g.send(t, who.key, g.message(accepted)).wantCode(t, "")
 	g.stop()
 
-	g.settings.env = []string{"PEPPER=" + newSecret(g, "pepper")}
+	g.settings.env = []string{"PEPPER=" + newSecret(g.secrets, "pepper")}
 	if out := g.startFails(t); !strings.Contains(out, "the key pepper is not the one that the store's keys were made with") {
 		t.Errorf("the error does not say what is wrong: %s", g.masked(out))
 	}
@@ -150,7 +150,7 @@ func TestAnotherPepperIsRefused(t *testing.T) {
 func TestEncryptionKeysRotate(t *testing.T) {
 	t.Parallel()
 	g := newGateway(t, settings{app: "encryption_key old {env.OLD}"})
-	old, fresh := "OLD="+newSecret(g, "encryption key"), "NEW="+newSecret(g, "encryption key")
+	old, fresh := "OLD="+newSecret(g.secrets, "encryption key"), "NEW="+newSecret(g.secrets, "encryption key")
 	g.settings.env = []string{old, fresh}
 	g.start(t)
 	who := g.tenant(t, profile{})

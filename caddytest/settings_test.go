@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// settings are what differs from one gateway to the next. Every member is lines
-// of a Caddyfile that are put in their place; the zero value is a gateway with
+// settings are what differs from one gateway to the next. Nearly every
+// member is lines of a Caddyfile that are put in their place; the zero value is a gateway with
 // nothing but defaults, in front of the simulator.
 type settings struct {
 	// app is for the global option whatsapp_gateway.
@@ -27,6 +27,8 @@ type settings struct {
 	sites string
 	// env are further variables of the process, as NAME=value.
 	env []string
+	// common is what the gateway shares with others, or nil. Its lines come first.
+	common *common
 }
 
 // withWebhooks are the settings with all that it takes to receive webhooks and to
@@ -47,6 +49,9 @@ func (s settings) withReports() settings {
 
 // caddyfile is the configuration of this gateway with other settings.
 func (g *gateway) caddyfile(s settings) string {
+	if s.common != nil {
+		s.app = s.common.caddyfile() + "\n" + s.app
+	}
 	proxy := s.proxy
 	if proxy == "" {
 		proxy = "reverse_proxy " + g.simulator

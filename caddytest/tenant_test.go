@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // tenant is an account with one app and one key, made with the command line.
@@ -234,6 +235,8 @@ type ledgerEntry struct {
 	Amount    string `json:"amount"`
 	Balance   string `json:"balance"`
 	MessageID string `json:"message_id"`
+	// At is when it was made.
+	At time.Time `json:"at"`
 }
 
 // ledger returns the ledger of an account, oldest entry first.

@@ -51,7 +51,8 @@ func (w *writer) follow(t store.Total) error {
 	last, err := scanFollowed(w.conn.QueryRowContext(context.Background(), selectFollowed, t.Account))
 	if errors.Is(err, sql.ErrNoRows) {
 		last = followed{currency: t.Currency}
-		_, err = w.exec("INSERT INTO accounts (id, name, currency, created_at) VALUES (?, ?, ?, ?)",
+		// Not exec: no grant or route tells of accounts, so what caches hold stays true.
+		_, err = w.write("INSERT INTO accounts (id, name, currency, created_at) VALUES (?, ?, ?, ?)",
 			t.Account, t.Account, t.Currency, formatTime(w.clock()))
 	}
 	switch {
