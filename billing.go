@@ -99,7 +99,9 @@ func (h *Handler) settle(s *send) {
 		h.app.store.end(s.hold)
 		return
 	}
-	settlement := settlement{hold: s.hold, outcome: store.Released}
+	settlement := settlement{
+		hold: s.hold, app: s.grant.App.ID, account: s.grant.App.AccountID, fee: *h.app.BaseFee, outcome: store.Released,
+	}
 	if s.fate == accepted {
 		settlement.outcome = store.Captured
 		settlement.messageID = s.messageID

@@ -83,13 +83,16 @@ func storeAway(err error) bool {
 
 // journaledSettlement is a settlement in the journal.
 type journaledSettlement struct {
-	Hold      store.HoldID `json:"hold"`
-	MessageID string       `json:"message_id,omitempty"`
+	Hold      store.HoldID     `json:"hold"`
+	App       tenant.AppID     `json:"app,omitempty"`
+	Account   tenant.AccountID `json:"account,omitempty"`
+	Fee       pricing.Micros   `json:"fee,omitempty"`
+	MessageID string           `json:"message_id,omitempty"`
 }
 
 // journalSettlement has a settlement wait for the store.
 func (s *sharedStore) journalSettlement(st settlement) error {
-	body, err := json.Marshal(journaledSettlement{st.hold, st.messageID})
+	body, err := json.Marshal(journaledSettlement{st.hold, st.app, st.account, st.fee, st.messageID})
 	if err != nil {
 		return err
 	}
@@ -184,7 +187,7 @@ func (a *App) replayRecords(ctx context.Context, records []journal.Record) (n in
 		switch {
 		case err == nil:
 			done = append(done, r.ID)
-		case ctx.Err() != nil || storeAway(err) && !a.isStuck(ctx, r):
+		case ctx.Err() != nil || storeAway(err) && !a.isStuck(ctx, r, err):
 			return len(done), err
 		default:
 			a.logger.Error("a record of the journal cannot be replayed now and is kept",
@@ -203,14 +206,18 @@ type stuck struct {
 	rounds int
 }
 
-// isStuck tells whether a record fails as if the store were away, although it has
-// answered other questions each time: perhaps it is too much for its timeout.
-func (a *App) isStuck(ctx context.Context, r journal.Record) bool {
+// isStuck tells whether a record fails as if the store were away, although that has
+// answered other questions each time: perhaps it is too much for its timeout. A store
+// that is full takes none of those behind it, either.
+func (a *App) isStuck(ctx context.Context, r journal.Record, err error) bool {
 	s := &a.store.stuck
 	if s.record != r.ID {
 		*s = stuck{record: r.ID}
 	}
-	err := within(ctx, lookUpTimeout, func(ctx context.Context) error {
+	if errors.Is(err, store.ErrFull) {
+		return false
+	}
+	err = within(ctx, lookUpTimeout, func(ctx context.Context) error {
 		_, err := a.store.App(ctx, "")
 		return err
 	})
@@ -236,9 +243,14 @@ func (a *App) replaySettlement(r journal.Record) error {
 	if err := json.Unmarshal(r.Body, &j); err != nil || !j.Hold.Valid() {
 		return fmt.Errorf("%w: a settlement in the journal", store.ErrCorrupt)
 	}
-	st := settlement{hold: j.Hold, outcome: store.Released, messageID: j.MessageID}
+	st := settlement{
+		hold: j.Hold, app: j.App, account: j.Account, fee: j.Fee, outcome: store.Released, messageID: j.MessageID,
+	}
 	if r.Kind == journaledCapture {
 		st.outcome = store.Captured
+	}
+	if rememberer, ok := a.store.Store.(store.HoldRememberer); ok && j.Account != "" {
+		rememberer.Remember(store.Admission{Mode: store.Hold, App: j.App, Account: j.Account, Fee: j.Fee, HoldID: j.Hold})
 	}
 	return a.store.trySettle(st)
 }

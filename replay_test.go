@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -118,6 +119,21 @@ func TestOutcomesWaitInTheJournalAcrossARestart(t *testing.T) {
 	gateway.wantBalance("acct_1", 9000, 0, 1000)
 }
 
+// A server that takes over may not have the last writes of the one before it.
+func TestAcceptedSendIsChargedAlthoughItsHoldWasLost(t *testing.T) {
+	s := onRedis(t)
+	gateway := newStation(t, s, 1, nil)
+	gateway.newWallet("acct_1")
+	lost := store.NewHoldIDFor("acct_1")
+	must(t, gateway.store.journalSettlement(settlement{
+		hold: lost, app: "app_1", account: "acct_1", fee: 1000, outcome: store.Captured, messageID: "wamid.1",
+	}))
+	gateway.stop()
+	gateway = newStation(t, s, 1, nil)
+	gateway.replayAll(1)
+	gateway.wantBalance("acct_1", 9000, 0, 1000)
+}
+
 func TestStartedGatewayReplaysByItself(t *testing.T) {
 	s := onRedis(t)
 	gateway := newStation(t, s, 1, nil)
@@ -227,28 +243,33 @@ func TestRecordThatCannotBeReplayedHoldsUpNothing(t *testing.T) {
 func TestRecordThatIsTooMuchForTheStoreIsPutOff(t *testing.T) {
 	s := onRedis(t)
 	gateway := newStation(t, s, 1, nil)
-	first, second := journal.Record{ID: 1}, journal.Record{ID: 2}
+	first, second, away := journal.Record{ID: 1}, journal.Record{ID: 2}, errors.New("away")
+	for range 2 * maxStuck {
+		if gateway.isStuck(t.Context(), first, store.ErrFull) {
+			t.Fatal("although the store has no room for any record")
+		}
+	}
 	for range maxStuck - 1 {
-		if gateway.isStuck(t.Context(), first) {
+		if gateway.isStuck(t.Context(), first, away) {
 			t.Fatal("too early")
 		}
 	}
-	if gateway.isStuck(t.Context(), second) {
+	if gateway.isStuck(t.Context(), second, away) {
 		t.Error("another record counts with it")
 	}
 	for range maxStuck - 1 {
-		if gateway.isStuck(t.Context(), first) {
+		if gateway.isStuck(t.Context(), first, away) {
 			t.Fatal("too early")
 		}
 	}
 	s.redis.Kill()
 	for range maxStuck {
-		if gateway.isStuck(t.Context(), first) {
+		if gateway.isStuck(t.Context(), first, away) {
 			t.Fatal("although the store is away")
 		}
 	}
 	s.redis.Start()
-	await(t, "the store to answer", func() bool { return gateway.isStuck(t.Context(), first) })
+	await(t, "the store to answer", func() bool { return gateway.isStuck(t.Context(), first, away) })
 }
 
 func TestOtherGatewaysSendsUnderWayAreNotInDoubt(t *testing.T) {

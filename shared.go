@@ -11,7 +11,9 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/connexease/caddy-whatsapp-gateway/journal"
+	"github.com/connexease/caddy-whatsapp-gateway/pricing"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
 // stores are the open stores of this process, so that a reload with the same
@@ -154,9 +156,12 @@ func (s *sharedStore) Destruct() error {
 	return errors.Join(s.closeJournal(), s.Close())
 }
 
-// settlement is the outcome of a hold.
+// settlement is the outcome of a hold, and what the hold was.
 type settlement struct {
 	hold      store.HoldID
+	app       tenant.AppID
+	account   tenant.AccountID
+	fee       pricing.Micros
 	outcome   store.Outcome
 	messageID string
 }

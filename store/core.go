@@ -61,6 +61,14 @@ type ReportedEntry struct {
 	Entry
 }
 
+// HoldRememberer is a store that can lose what it has answered for, because another
+// server takes over.
+type HoldRememberer interface {
+	// Remember tells of a hold that was made before, perhaps by a process that is no
+	// more: where it is lost, its capture makes it again.
+	Remember(Admission)
+}
+
 // GrantKeeper is a store that keeps, for all gateways on it, copies of grants
 // that one of them has looked up.
 type GrantKeeper interface {

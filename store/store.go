@@ -30,6 +30,8 @@ var (
 	ErrPepper = errors.New("the key pepper is not the one that the store's keys were made with")
 	// ErrBusy means that another process is at the same work.
 	ErrBusy = errors.New("another gateway is at it")
+	// ErrFull means that the store answers, and has no room for what is to be written.
+	ErrFull = errors.New("the store is full")
 	// ErrClosed means that the store was closed.
 	ErrClosed = errors.New("store is closed")
 )

@@ -167,8 +167,8 @@ func unexpected(reply any) error { return fmt.Errorf("%w: %T", errUnexpected, re
 const (
 	// maxHomes bounds the places of apps in memory; they are looked up again when needed.
 	maxHomes = 100_000
-	// homeLifetime is for how long an app's place is remembered that does not send;
-	// the memory of a process must be shorter.
+	// homeLifetime is for how long an app's place is remembered that does not send.
+	// A process asks again before that, which renews it.
 	homeLifetime      = 38 * 24 * time.Hour
 	homeCacheLifetime = 24 * time.Hour
 )
@@ -203,6 +203,9 @@ func (s *Store) home(ctx context.Context, a store.Admission) (place, error) {
 			known, err = s.client.Get(ctx, key).Result()
 		} else {
 			known, err = s.client.SetArgs(ctx, key, int(p), goredis.SetArgs{Mode: "NX", Get: true, TTL: homeLifetime}).Result()
+			if err == nil {
+				err = s.client.Expire(ctx, key, homeLifetime).Err()
+			}
 		}
 		if errors.Is(err, goredis.Nil) {
 			return nil

@@ -41,13 +41,13 @@ func (s *Store) onKeys(ctx context.Context, sc *script, keys []string, args ...a
 		for i, key := range keys {
 			commands[i] = known.EvalSha(ctx, sc.sha, []string{key}, args...)
 		}
-		_, _ = known.Exec(ctx) // its error is the first of the commands'
+		execute(ctx, known)
 		for i, key := range keys {
 			if noScript(commands[i].Err()) {
 				commands[i] = unknown.Eval(ctx, sc.source, []string{key}, args...)
 			}
 		}
-		_, _ = unknown.Exec(ctx)
+		execute(ctx, unknown)
 		for i, command := range commands {
 			var err error
 			if replies[i], err = command.Result(); err != nil {
@@ -99,7 +99,7 @@ func inBatches[T any](ctx context.Context, s *Store, keys []string, command func
 			for i, key := range part {
 				results[i] = command(ctx, pipe, key)
 			}
-			_, _ = pipe.Exec(ctx) // its error is the first of the commands'
+			execute(ctx, pipe)
 			for i, result := range results {
 				value, err := result()
 				if err != nil && !errors.Is(err, goredis.Nil) {

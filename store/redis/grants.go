@@ -42,7 +42,7 @@ func (s *Store) KeptGrant(ctx context.Context, digest tenant.KeyDigest) (*tenant
 		// The lifetime is asked first: should another copy appear in between, it is a
 		// newer one, which may well be believed a little shorter.
 		lifetime, copied := pipe.PTTL(ctx, key), pipe.Get(ctx, key)
-		_, _ = pipe.Exec(ctx) // its error is the first of the commands'
+		execute(ctx, pipe)
 		var err error
 		if left, err = lifetime.Result(); err != nil {
 			return err

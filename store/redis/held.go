@@ -45,6 +45,9 @@ func (h *held) add(a store.Admission) {
 	h.holds[a.HoldID] = ownHold{a, now}
 }
 
+// Remember implements [store.HoldRememberer].
+func (s *Store) Remember(a store.Admission) { s.held.add(a) }
+
 func (h *held) get(id store.HoldID) (store.Admission, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -228,6 +228,9 @@ func (s *Store) try(ctx context.Context, do func(context.Context) error) error {
 		err := do(trip)
 		if err == nil || answered(err) {
 			s.away.Store(false)
+			if hasCode(err, noRoom) {
+				err = fmt.Errorf("%w: %w", store.ErrFull, err)
+			}
 			return err
 		}
 		if ctx.Err() != nil {
@@ -253,6 +256,8 @@ func (s *Store) try(ctx context.Context, do func(context.Context) error) error {
 var (
 	passingRefusals = []string{"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS"}
 	refusals        = []string{"NOAUTH", "WRONGPASS", "NOPERM", "BUSY"}
+	// noRoom are its answers when its memory, or its disk, is full.
+	noRoom = []string{"OOM", "MISCONF"}
 )
 
 // answered tells whether Redis has answered and would answer the same again.
@@ -297,7 +302,8 @@ func hasCode(err error, codes []string) bool {
 
 // Interface guards
 var (
-	_ store.Store       = (*Store)(nil)
-	_ store.Follower    = (*Store)(nil)
-	_ store.GrantKeeper = (*Store)(nil)
+	_ store.Store          = (*Store)(nil)
+	_ store.Follower       = (*Store)(nil)
+	_ store.HoldRememberer = (*Store)(nil)
+	_ store.GrantKeeper    = (*Store)(nil)
 )

@@ -6,6 +6,7 @@ import (
 	"embed"
 	"encoding/hex"
 	"errors"
+	"fmt"
 
 	goredis "github.com/redis/go-redis/v9"
 )
@@ -76,7 +77,7 @@ func (s *Store) runIn(ctx context.Context, sc *script, in []place, args func(pla
 		for i, p := range in {
 			commands[i] = pipe.EvalSha(ctx, sc.sha, []string{s.base(p)}, append([]any{s.now()}, args(p)...)...)
 		}
-		_, _ = pipe.Exec(ctx) // its error is the first of the commands'
+		execute(ctx, pipe)
 		for i, p := range in {
 			reply, err := commands[i].Result()
 			if noScript(err) {
@@ -90,4 +91,26 @@ func (s *Store) runIn(ctx context.Context, sc *script, in []place, args func(pla
 		return nil
 	})
 	return replies, err
+}
+
+// errNotSent means that a command of a pipeline was not sent.
+var errNotSent = errors.New("no connection for it")
+
+// execute sends the commands of a pipeline, each of which then has its answer or an
+// error. go-redis gives none to those whose connection could not be set up.
+func execute(ctx context.Context, pipe goredis.Pipeliner) {
+	commands := pipe.Cmds()
+	for _, command := range commands {
+		command.SetErr(errNotSent)
+	}
+	_, err := pipe.Exec(ctx)
+	for _, command := range commands {
+		switch {
+		case command.Err() != errNotSent || err == nil:
+		case answered(err) || errors.Is(err, goredis.Nil): // of another command
+			command.SetErr(fmt.Errorf("%w: %v", errNotSent, err))
+		default:
+			command.SetErr(fmt.Errorf("%w: %w", errNotSent, err))
+		}
+	}
 }
