@@ -67,8 +67,8 @@ func TestMemory(t *testing.T) {
 	})
 	t.Run("message", func(t *testing.T) {
 		const messages = 2000
-		s, b := gatewayOn(t, server)
-		s = b.Store
+		b := newBooks(t, testOptions(t, "single", "", server.URL()))
+		s := b.Store
 		base := s.base(placeOf(b.account))
 		for i := range messages {
 			id := b.hold(s)

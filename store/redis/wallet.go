@@ -65,13 +65,17 @@ func (s *Store) settle(ctx context.Context, id store.HoldID, outcome store.Outco
 // doubtGroup is how many holds one script settles.
 const doubtGroup = 200
 
+// errBroken means that records of open holds, or of their wallets, are not what they
+// should be.
+var errBroken = errors.New("holds that cannot be settled because of what lies in redis")
+
 // InDoubt implements [store.Store].
 func (s *Store) InDoubt(ctx context.Context, before time.Time, outcome store.Outcome) (int, error) {
-	total := 0
-	in := allPlaces()
+	total, in := 0, allPlaces()
+	broken := make(map[place]int64)
 	for len(in) > 0 {
-		replies, err := s.runIn(ctx, inDoubtScript, in, func(place) []any {
-			return []any{before.UnixMicro(), outcomes[outcome], doubtGroup}
+		replies, err := s.runIn(ctx, inDoubtScript, in, func(p place) []any {
+			return []any{before.UnixMicro(), outcomes[outcome], doubtGroup, broken[p]}
 		})
 		if err != nil {
 			return total, err
@@ -79,16 +83,25 @@ func (s *Store) InDoubt(ctx context.Context, before time.Time, outcome store.Out
 		var more []place
 		for i, reply := range replies {
 			f, ok := reply.([]any)
-			if !ok || len(f) != 2 {
+			if !ok || len(f) != 3 {
 				return total, unexpected(reply)
 			}
 			settled, _ := f[0].(int64)
 			found, _ := f[1].(int64)
+			failed, _ := f[2].(int64)
+			broken[in[i]] += failed
 			if total += int(settled); found == doubtGroup {
 				more = append(more, in[i])
 			}
 		}
 		in = more
+	}
+	sum := int64(0)
+	for _, n := range broken {
+		sum += n
+	}
+	if sum > 0 {
+		return total, fmt.Errorf("%d %w", sum, errBroken)
 	}
 	return total, nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/store/redis/redistest"
+	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
 // step is one that a wrong type stops. Made again, it has one effect.
@@ -196,4 +197,45 @@ func TestAWrongTypeInTheDirectoryIsCorrupt(t *testing.T) {
 	})
 	b.nothingLeft(t)
 	b.wantHolds(0, 0, 1)
+}
+
+func TestBrokenHoldInDoubtHoldsUpNoOther(t *testing.T) {
+	server := redistest.Start(t)
+	s := open(t, testOptions(t, "single", "", server.URL()))
+	ctx := t.Context()
+	var accounts []tenant.AccountID
+	for len(accounts) < 2 { // in one place
+		id := tenant.AccountID(tenant.NewID("acct"))
+		if len(accounts) == 0 || placeOf(id) == placeOf(accounts[0]) {
+			accounts = append(accounts, id)
+		}
+	}
+	for _, id := range accounts {
+		if err := s.CreateAccount(ctx, tenant.Account{ID: id, Currency: "USD"}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Credit(ctx, id, 1_000, tenant.NewID("credit")); err != nil {
+			t.Fatal(err)
+		}
+		d, err := s.Admit(ctx, store.Admission{
+			Mode: store.Hold, App: tenant.AppID("app_of_" + id), Account: id, Fee: 100, HoldID: store.NewHoldIDFor(id),
+			Limits: tenant.RateLimit{PerSecond: 10, PerMinute: 10},
+		})
+		if err != nil || d.Verdict != store.Admitted {
+			t.Fatalf("%+v, %v", d, err)
+		}
+	}
+	if err := s.client.Rename(ctx, s.wallet(accounts[0]), "away").Err(); err != nil {
+		t.Fatal(err)
+	}
+	n, err := s.InDoubt(ctx, time.Now().Add(time.Hour), store.Captured)
+	if n != 1 || !errors.Is(err, errBroken) {
+		t.Errorf("%d were settled, error %v", n, err)
+	}
+	if err := s.client.Rename(ctx, "away", s.wallet(accounts[0])).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.InDoubt(ctx, time.Now().Add(time.Hour), store.Captured); n != 1 || err != nil {
+		t.Errorf("%d were settled after the repair, error %v", n, err)
+	}
 }
