@@ -48,6 +48,9 @@ func (h *Handler) admit(w http.ResponseWriter, r *http.Request, s *send, refusal
 	if decision.Second.Limit > 0 { // it is known
 		writeQuota(w, decision)
 	}
+	if err != nil && app.AccountID == "" {
+		return accountMissing.as(nil) // for which the store need not be there
+	}
 	if err != nil {
 		return walletFailed.as(err)
 	}

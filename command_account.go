@@ -65,8 +65,9 @@ func accountCreate() *cobra.Command {
 		var balance store.Balance
 		if credit != 0 {
 			var err error
-			if balance, err = c.store.Credit(ctx, account.ID, credit, tenant.NewID(creditPrefix)); err != nil {
-				return fmt.Errorf("account %s was created, but not credited: %w", account.ID, err)
+			operation := tenant.NewID(creditPrefix)
+			if balance, err = c.store.Credit(ctx, account.ID, credit, operation); err != nil {
+				return fmt.Errorf("account %s was created, but not credited: %w", account.ID, uncertain(operation, err))
 			}
 		}
 		return c.print(viewAccount(account, balance))
@@ -123,7 +124,7 @@ func accountCredit() *cobra.Command {
 			return fmt.Errorf("operation %s has already done something else", operation)
 		}
 		if err != nil {
-			return err
+			return uncertain(operation, err)
 		}
 		return c.print(struct {
 			accountView
@@ -142,6 +143,14 @@ the command may be repeated: the same id credits once.`
 		return err
 	})
 	return cmd
+}
+
+// uncertain adds to the error of a credit that it may have been made all the same.
+func uncertain(operation string, err error) error {
+	if gotAnswer(err) {
+		return err
+	}
+	return fmt.Errorf("%w; should it have been made all the same, crediting with --id %s credits once", err, operation)
 }
 
 func accountLedger() *cobra.Command {

@@ -32,6 +32,9 @@ const (
 	replayEvery = time.Second
 	// replayBatch is how many records are taken from the journal at once.
 	replayBatch = 64
+	// maxRemembered is how old a settlement is at the most that may make a hold again. It is
+	// shorter than any store remembers settled holds.
+	maxRemembered = 30 * 24 * time.Hour
 	// maxStuck is how often the first record may fail while the store answers others.
 	maxStuck = 10
 )
@@ -249,7 +252,8 @@ func (a *App) replaySettlement(r journal.Record) error {
 	if r.Kind == journaledCapture {
 		st.outcome = store.Captured
 	}
-	if rememberer, ok := a.store.Store.(store.HoldRememberer); ok && j.Account != "" {
+	// A store forgets a settled hold after a while, and would then take it for lost.
+	if rememberer, ok := a.store.Store.(store.HoldRememberer); ok && j.Account != "" && time.Since(r.At) < maxRemembered {
 		rememberer.Remember(store.Admission{Mode: store.Hold, App: j.App, Account: j.Account, Fee: j.Fee, HoldID: j.Hold})
 	}
 	return a.store.trySettle(st)

@@ -241,6 +241,17 @@ func (a *App) doubtAge() time.Duration {
 	return age
 }
 
+// settleInDoubt settles what is in doubt, once the outcomes that are known and wait in
+// the journal have been settled as they are.
+func (a *App) settleInDoubt(ctx context.Context, age time.Duration, outcome store.Outcome) (int, error) {
+	if a.store.journal != nil && a.store.journal.Waiting() > 0 {
+		if _, err := a.replay(ctx); err != nil {
+			return 0, err
+		}
+	}
+	return a.store.settleInDoubt(ctx, age, outcome)
+}
+
 // watchInDoubt applies the in-doubt policy, now and again and again.
 func (a *App) watchInDoubt(ctx context.Context) {
 	age := a.doubtAge()
@@ -251,7 +262,7 @@ func (a *App) watchInDoubt(ctx context.Context) {
 	ticker := time.NewTicker(min(max(age/2, time.Second), maxInDoubtInterval))
 	defer ticker.Stop()
 	for {
-		n, err := a.store.settleInDoubt(ctx, age, outcome)
+		n, err := a.settleInDoubt(ctx, age, outcome)
 		if n > 0 {
 			a.logger.Warn("settled sends in doubt", zap.Int("count", n), zap.String("outcome", a.InDoubt.Outcome))
 		}

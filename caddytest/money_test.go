@@ -88,14 +88,14 @@ func TestSendsInDoubtAreSettledByThePolicyAtTheNextStart(t *testing.T) {
 		t.Run(policy, func(t *testing.T) {
 			t.Parallel()
 			u := startUpstream(t)
-			g := behind(t, u, settings{app: "in_doubt 1s " + policy, handler: "upstream_timeout 900ms"})
+			g := behind(t, u, settings{app: "in_doubt 5s " + policy, handler: "upstream_timeout 900ms"})
 			who := g.tenant(t, profile{})
 			u.play(who, reset)
 			g.send(t, who.key, g.message(accepted)).wantCode(t, "GW_001")
 			g.wantOutcomes(t, who, outcome{"reset", inDoubt})
 			made := time.Now()
 			eventually(t, "the policy's time", func() error {
-				if time.Since(made) < time.Second {
+				if time.Since(made) < 5*time.Second {
 					return errors.New("it is not yet up")
 				}
 				return nil

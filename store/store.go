@@ -7,6 +7,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash/fnv"
 	"iter"
 	"strings"
@@ -19,6 +20,8 @@ import (
 var (
 	// ErrNotFound means that the store answered and has no such record.
 	ErrNotFound = errors.New("not found")
+	// ErrRevoked is an [ErrNotFound]: the store has the key, and it is revoked.
+	ErrRevoked = fmt.Errorf("%w: revoked", ErrNotFound)
 	// ErrCorrupt means that a record was found and cannot be parsed.
 	ErrCorrupt = errors.New("record is corrupt")
 	// ErrExists means that the id is already taken.
@@ -52,8 +55,8 @@ type Store interface {
 // Directory keeps accounts, apps and keys.
 type Directory interface {
 	// Grant returns what the key with this digest may do, whether or not it has
-	// expired. A revoked or unknown key is [ErrNotFound], an unreadable record
-	// [ErrCorrupt].
+	// expired. An unknown key is [ErrNotFound], a revoked one [ErrRevoked], which is
+	// that, too; an unreadable record is [ErrCorrupt].
 	Grant(context.Context, tenant.KeyDigest) (*tenant.Grant, error)
 
 	// Generation grows whenever a record that was read earlier may be out of

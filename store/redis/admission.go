@@ -20,9 +20,6 @@ var admitScript = newScript(header, "scripts/money.lua", "scripts/windows.lua", 
 // modes are how the script knows the modes.
 var modes = map[store.Mode]string{store.Check: "check", store.Count: "count", store.Hold: "hold"}
 
-// undo is the mode that takes an admission out of the windows again.
-const undo = "undo"
-
 // verdicts are the script's, and of whom a hold is that was made before.
 var verdicts = map[string]store.Verdict{
 	"admitted": store.Admitted, "repeated": store.Admitted,
@@ -40,19 +37,24 @@ func (s *Store) Admit(ctx context.Context, a store.Admission) (store.Decision, e
 	if err := ctx.Err(); err != nil {
 		return store.Decision{}, err
 	}
-	d, err := s.admit(ctx, a)
+	d, err := s.admit(s.asOne(ctx), a)
+	maybeMade := true
 	switch {
 	case err == nil:
 		if a.Mode == store.Hold && d.Verdict == store.Admitted {
 			s.held.add(a)
 		}
 		return d, nil
-	case errors.As(err, new(awayError)):
-		d, err = s.share.admit(a, s.localTime(), err)
-	default:
+	case ctx.Err() != nil || errors.Is(err, store.ErrClosed):
 		d = store.Decision{}
+	default:
+		var away awayError
+		isAway := errors.As(err, &away)
+		maybeMade = !isAway || away.sent
+		d, err = s.share.admit(a, s.localTime(), err)
+		d.ByShare = isAway // otherwise it is this account that cannot be served, or a full memory
 	}
-	if a.Mode == store.Hold && !s.held.has(a.HoldID) {
+	if a.Mode == store.Hold && maybeMade && !s.held.has(a.HoldID) {
 		s.forsake.add(a.HoldID, placeOf(a.Account))
 	}
 	return d, err
@@ -68,6 +70,10 @@ func (s *Store) localTime() time.Time {
 func (s *Store) admit(ctx context.Context, a store.Admission) (store.Decision, error) {
 	home, err := s.home(ctx, a)
 	if err != nil {
+		if away := (awayError{}); errors.As(err, &away) {
+			away.sent = false // no hold was asked for yet
+			err = away
+		}
 		return store.Decision{}, err
 	}
 	money := placeOf(a.Account)
@@ -105,13 +111,9 @@ func (s *Store) admitApart(ctx context.Context, home, money place, a store.Admis
 		return d, err
 	}
 	paid, err = s.decide(ctx, money, modes[store.Hold], false, true, a)
-	if err == nil && paid.Verdict == store.Admitted {
-		return d, nil
-	}
-	_, undone := s.decide(ctx, home, undo, true, false, a)
-	if err == nil {
-		d.Verdict, err = paid.Verdict, undone
-	}
+	// Where somebody else took the last of the balance since, the windows count one too
+	// many: to take one out again could make room for one too many.
+	d.Verdict = paid.Verdict
 	return d, err
 }
 

@@ -23,7 +23,7 @@ const (
 	testFee pricing.Micros = 1000
 	// short is the timeout of stores whose Redis goes away, and soon is by when they have
 	// answered at the latest, on the busiest machine.
-	short = 300 * time.Millisecond
+	short = time.Second
 	soon  = 10 * short
 )
 

@@ -159,10 +159,13 @@ func (s *Store) take(ctx context.Context, key, value string) (string, error) {
 	there := value
 	err := s.try(ctx, func(ctx context.Context) error {
 		before, err := s.client.SetArgs(ctx, key, value, goredis.SetArgs{Mode: "NX", Get: true}).Result()
-		if errors.Is(err, goredis.Nil) {
+		switch {
+		case errors.Is(err, goredis.Nil):
+			there = value
 			return nil
+		case err == nil:
+			there = before
 		}
-		there = before
 		return err
 	})
 	return there, recordError(err)
@@ -208,7 +211,7 @@ const maxPepperDelay = 5 * time.Second
 // the pepper is bound in the background, and another one is then logged.
 func (s *Store) BindPepper(ctx context.Context, fingerprint string) error {
 	err := s.bindPepper(ctx, fingerprint)
-	if err == nil || !s.serving || ctx.Err() != nil || answered(err) ||
+	if err == nil || !s.serving || ctx.Err() != nil || answered(err) || hasCode(err, refusals) ||
 		errors.Is(err, store.ErrPepper) || errors.Is(err, store.ErrCorrupt) || errors.Is(err, store.ErrClosed) {
 		return err
 	}

@@ -1,12 +1,18 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
 
 	"github.com/connexease/caddy-whatsapp-gateway/pricing"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
@@ -98,29 +104,44 @@ func (s *Store) endReporting() {
 	}
 }
 
-// unreported collects entries of as many accounts as it takes.
+// unreported collects entries of as many accounts as it takes, in a few round trips.
 func (s *Store) unreported(ctx context.Context, most int) (report store.Report, reached []reach, err error) {
-	for _, p := range allPlaces() {
-		var accounts []string
-		err := s.try(ctx, func(ctx context.Context) (err error) {
-			accounts, err = s.client.SRandMemberN(ctx, s.base(p)+"unreported", int64(most)).Result()
-			return err
-		})
+	accounts, err := s.unreportedAccounts(ctx, most)
+	if err != nil || len(accounts) == 0 {
+		return report, nil, err
+	}
+	from := make(map[string]string, len(accounts)) // by wallet
+	wallets := make([]string, len(accounts))
+	for i, account := range accounts {
+		wallets[i] = s.wallet(account)
+	}
+	last, err := inBatches(ctx, s, wallets, func(ctx context.Context, pipe goredis.Pipeliner, key string) func() (answerOf[string], error) {
+		return either(pipe.HGet(ctx, key, "reported").Result)
+	})
+	if err != nil {
+		return report, nil, err
+	}
+	for i := range last {
+		from[wallets[i]] = cmp.Or(last[i].value, "0-0")
+	}
+	each := int64((most + len(accounts) - 1) / len(accounts))
+	pages, err := inBatches(ctx, s, wallets, func(ctx context.Context, pipe goredis.Pipeliner, key string) func() (answerOf[[]goredis.XMessage], error) {
+		return either(pipe.XRangeN(ctx, strings.Replace(key, "}:wallet:", "}:ledger:", 1), "("+from[key], "+", each).Result)
+	})
+	if err != nil {
+		return report, nil, err
+	}
+	for i, account := range accounts {
+		until, entries, err := from[wallets[i]], []store.ReportedEntry(nil), cmp.Or(last[i].err, pages[i].err)
+		if err == nil {
+			until, entries, err = reportedEntries(account, until, pages[i].value)
+		}
 		if err != nil {
-			return report, nil, err
+			s.log().Error("the ledger of an account cannot be reported", zap.String("account_id", string(account)), zap.Error(err))
+			continue // the others' can
 		}
-		for _, account := range accounts {
-			room := most - len(report.Entries)
-			if room <= 0 {
-				break
-			}
-			last, entries, err := s.unreportedOf(ctx, tenant.AccountID(account), room)
-			if err != nil {
-				return report, nil, err
-			}
-			report.Entries = append(report.Entries, entries...)
-			reached = append(reached, reach{tenant.AccountID(account), last})
-		}
+		report.Entries = append(report.Entries, entries...)
+		reached = append(reached, reach{account, until})
 	}
 	if len(report.Entries) > 0 {
 		cursor, err := json.Marshal(reached)
@@ -132,20 +153,47 @@ func (s *Store) unreported(ctx context.Context, most int) (report store.Report, 
 	return report, reached, nil
 }
 
-// unreportedOf returns entries of one account, and the last one in the stream
-// that was looked at.
-func (s *Store) unreportedOf(ctx context.Context, account tenant.AccountID, most int) (last string, entries []store.ReportedEntry, err error) {
-	err = s.try(ctx, func(ctx context.Context) error {
-		last, err = s.client.HGet(ctx, s.wallet(account), "reported").Result()
-		if errors.Is(err, goredis.Nil) {
-			last, err = "0-0", nil
-		}
-		return err
-	})
-	if err != nil {
-		return "", nil, err
+// unreportedAccounts are some of the accounts that have something to report.
+func (s *Store) unreportedAccounts(ctx context.Context, most int) ([]tenant.AccountID, error) {
+	sets := make([]string, places)
+	for i, p := range allPlaces() {
+		sets[i] = s.base(p) + "unreported"
 	}
-	page, err := s.ledgerPage(ctx, account, "("+last, most)
+	found, err := inBatches(ctx, s, sets, func(ctx context.Context, pipe goredis.Pipeliner, key string) func() ([]string, error) {
+		return pipe.SRandMemberN(ctx, key, int64(most)).Result
+	})
+	var accounts []tenant.AccountID
+	for _, ids := range found {
+		for _, id := range ids {
+			accounts = append(accounts, tenant.AccountID(id))
+		}
+	}
+	// None is always behind the others.
+	rand.Shuffle(len(accounts), func(i, j int) { accounts[i], accounts[j] = accounts[j], accounts[i] })
+	return accounts[:min(len(accounts), most)], err
+}
+
+// answerOf is what Redis has answered: a value or an error.
+type answerOf[T any] struct {
+	value T
+	err   error
+}
+
+// either makes of an error that Redis has answered an answer.
+func either[T any](result func() (T, error)) func() (answerOf[T], error) {
+	return func() (answerOf[T], error) {
+		value, err := result()
+		if err != nil && !errors.Is(err, goredis.Nil) && answered(err) {
+			return answerOf[T]{err: err}, nil
+		}
+		return answerOf[T]{value: value}, err
+	}
+}
+
+// reportedEntries are those of a page of an account's ledger that are reported, and the last
+// one of the page.
+func reportedEntries(account tenant.AccountID, last string, page []goredis.XMessage) (string, []store.ReportedEntry, error) {
+	var entries []store.ReportedEntry
 	for _, message := range page {
 		e, err := parseEntry(message, placeOf(account))
 		if err != nil {
@@ -156,7 +204,7 @@ func (s *Store) unreportedOf(ctx context.Context, account tenant.AccountID, most
 			entries = append(entries, store.ReportedEntry{Account: account, Entry: e})
 		}
 	}
-	return last, entries, err
+	return last, entries, nil
 }
 
 // Reported implements [store.Follower].
@@ -172,10 +220,11 @@ func (s *Store) Reported(ctx context.Context, r store.Report) error {
 }
 
 func (s *Store) reported(ctx context.Context, reached []reach) error {
+	args := make(map[place][]any)
 	for _, r := range reached {
-		if _, err := s.run(ctx, reportedScript, placeOf(r.Account), string(r.Account), r.Last); err != nil {
-			return err
-		}
+		p := placeOf(r.Account)
+		args[p] = append(args[p], string(r.Account), r.Last)
 	}
-	return nil
+	_, err := s.runIn(ctx, reportedScript, slices.Collect(maps.Keys(args)), func(p place) []any { return args[p] })
+	return err
 }

@@ -2,12 +2,10 @@ package redis
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
+	"strconv"
 	"time"
-
-	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
@@ -81,20 +79,27 @@ const (
 	noKey      = time.Duration(-2)
 )
 
-// KeepGrant implements [store.GrantKeeper].
+var keepScript = newScript(header, "scripts/keep.lua")
+
+// KeepGrant implements [store.GrantKeeper]. It asks for Redis's time first, so that
+// the copy ends when it has to, whenever it arrives.
 func (s *Store) KeepGrant(ctx context.Context, digest tenant.KeyDigest, g *tenant.Grant, lifetime time.Duration) error {
-	if lifetime < time.Millisecond {
-		return nil
-	}
+	ctx, until := s.asOne(ctx), time.Now().Add(lifetime)
 	document := unknownCopy
 	if g != nil {
 		document = string(g.Document())
 	}
-	err := s.try(ctx, func(ctx context.Context) error {
-		return s.client.SetArgs(ctx, s.grantKey(digest.String()), document, goredis.SetArgs{Mode: "NX", TTL: lifetime.Truncate(time.Millisecond)}).Err()
-	})
-	if errors.Is(err, goredis.Nil) { // there is one
-		return nil
+	key := []string{s.grantKey(digest.String())}
+	replies, err := s.onKeys(ctx, keepScript, key, "", "")
+	if err != nil {
+		return err
 	}
+	text, _ := replies[0].(string)
+	now, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return unexpected(replies[0])
+	}
+	// Redis's clock has gone on since.
+	_, err = s.onKeys(ctx, keepScript, key, document, now+time.Until(until).Microseconds())
 	return err
 }

@@ -11,8 +11,9 @@ import (
 )
 
 // heldLifetime is for how long a hold is remembered that this gateway has made and
-// not settled. A send does not take longer, but for its settling while Redis is away.
-const heldLifetime = 6 * time.Hour
+// not settled. Most sends take much less; what is settled later comes from the
+// journal, which tells of it again.
+const heldLifetime = 15 * time.Minute
 
 // held are the holds that this gateway has made: where they are, and what is needed to
 // make them again should a failover lose them.
@@ -77,6 +78,9 @@ type forsaken struct {
 	mu    sync.Mutex
 	holds map[place][]store.HoldID
 	more  chan struct{} // has one element when there is something to do
+	// told: that some cannot be given back was logged. Only the one who gives back
+	// reads it.
+	told bool
 }
 
 func newForsaken() forsaken {
@@ -144,7 +148,7 @@ func (s *Store) giveBackAll(ctx context.Context) bool {
 			args[i] = string(id)
 		}
 		trip, cancel := context.WithTimeout(ctx, s.timeout)
-		_, err := s.eval(trip, forsakeScript, p, args)
+		reply, err := s.eval(trip, forsakeScript, p, args)
 		cancel()
 		if err != nil {
 			for _, id := range ids {
@@ -153,6 +157,17 @@ func (s *Store) giveBackAll(ctx context.Context) bool {
 			if ctx.Err() == nil && s.closing.Err() != nil {
 				s.log().Error("holds that may have been made stay in doubt", zap.Int("count", len(ids)), zap.Error(err))
 			}
+			return false
+		}
+		broken := texts(reply)
+		for _, id := range broken {
+			s.forsake.add(store.HoldID(id), p)
+		}
+		if len(broken) > 0 && !s.forsake.told {
+			s.forsake.told = true
+			s.log().Error("holds that may have been made cannot be given back", zap.Int("count", len(broken)), zap.Error(errBroken))
+		}
+		if len(broken) == len(ids) {
 			return false
 		}
 	}

@@ -59,12 +59,13 @@ func (s *Store) readKey(ctx context.Context, digest string) (*keyRecord, string,
 
 // Grant implements [store.Store]. It reads the records and no copies.
 func (s *Store) Grant(ctx context.Context, digest tenant.KeyDigest) (*tenant.Grant, error) {
+	ctx = s.asOne(ctx)
 	r, _, err := s.readKey(ctx, digest.String())
 	if err != nil {
 		return nil, err
 	}
 	if !r.RevokedAt.IsZero() {
-		return nil, store.ErrNotFound
+		return nil, store.ErrRevoked
 	}
 	g := &tenant.Grant{KeyID: r.ID}
 	if g.App, err = s.App(ctx, r.AppID); err != nil {

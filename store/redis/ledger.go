@@ -63,6 +63,10 @@ func (s *Store) ledgerPage(ctx context.Context, account tenant.AccountID, from s
 	return page, err
 }
 
+// firstEntry is when numbers begin, the year 2026 in microseconds: they are below 2^53,
+// which every reader of JSON keeps as they are, until 2034.
+const firstEntry = 1_767_225_600_000_000
+
 // parseEntry reads an entry of a stream. Its number is the time and the place, so
 // that numbers grow over all accounts and none is there twice.
 func parseEntry(m goredis.XMessage, p place) (store.Entry, error) {
@@ -78,7 +82,7 @@ func parseEntry(m goredis.XMessage, p place) (store.Entry, error) {
 		return store.Entry{}, fmt.Errorf("%w: the ledger's entry %s", store.ErrCorrupt, m.ID)
 	}
 	e := store.Entry{
-		Seq: at*places + int64(p), Kind: store.Kind(field("k")), ID: field("o"),
+		Seq: (at-firstEntry)*places + int64(p), Kind: store.Kind(field("k")), ID: field("o"),
 		Amount: pricing.Micros(amount), Balance: pricing.Micros(balance),
 		MessageID: field("m"), AppID: tenant.AppID(field("p")),
 	}

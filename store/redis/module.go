@@ -194,13 +194,13 @@ func (b *Backend) SecretFile(name string) string { return filepath.Join(b.journa
 func (b *Backend) Open(ctx context.Context, serving bool) (store.Store, error) {
 	s, err := Open(ctx, Options{
 		Connection: b.connection, Cluster: b.Mode == modeCluster, KeyPrefix: b.KeyPrefix,
-		Timeout: time.Duration(b.Timeout), Serving: serving,
+		Timeout: time.Duration(b.Timeout), Serving: serving, Describe: b.describe,
 	})
 	if err != nil || serving {
 		return s, err
 	}
 	if _, err := s.there(ctx, s.key("pepper")); err != nil {
-		return nil, errors.Join(fmt.Errorf("redis at %s %w", b.addresses(), b.complaint(err)), s.Close())
+		return nil, errors.Join(errors.New(b.describe(err)), s.Close())
 	}
 	return s, nil
 }
@@ -218,15 +218,23 @@ var complaints = []struct{ code, meaning string }{
 	{"This instance has cluster support disabled", "is no Cluster: the store needs another mode"},
 }
 
-// complaint is one sentence about an error, which begins behind the address.
-func (b *Backend) complaint(err error) error {
+// describe is one sentence about why Redis cannot be used.
+func (b *Backend) describe(err error) string {
+	if away := (awayError{}); errors.As(err, &away) {
+		err = away.cause
+	}
+	return fmt.Sprintf("redis at %s %s", b.addresses(), b.complaint(err))
+}
+
+// complaint is what stands behind the address in it.
+func (b *Backend) complaint(err error) string {
 	for _, c := range complaints {
 		if goredis.HasErrorPrefix(err, c.code) {
-			return errors.New(c.meaning)
+			return c.meaning
 		}
 	}
-	if timedOut(err) || errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("does not answer within %s", time.Duration(b.Timeout))
+	if timedOut(err) {
+		return fmt.Sprintf("does not answer within %s", time.Duration(b.Timeout))
 	}
-	return fmt.Errorf("cannot be used: %w", err)
+	return fmt.Sprintf("cannot be used: %v", err)
 }

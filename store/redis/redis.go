@@ -13,6 +13,7 @@ package redis
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"strconv"
@@ -49,6 +50,9 @@ type Options struct {
 	Serving bool
 	// Clock replaces Redis's clock in tests.
 	Clock func() time.Time
+	// Describe puts into words for an operator that Redis is away. Default: the error's
+	// own.
+	Describe func(error) string
 }
 
 // Store is a [store.Store] on Redis.
@@ -57,7 +61,9 @@ type Store struct {
 	prefix  string
 	timeout time.Duration
 	clock   func() time.Time // nil: Redis's own
-	serving bool
+	// describe is [Options.Describe], or nil.
+	describe func(error) string
+	serving  bool
 	// id tells this store from those of other gateways.
 	id     string
 	logger atomic.Pointer[zap.Logger]
@@ -112,18 +118,25 @@ func connect(o Options) goredis.UniversalClient {
 	c := *o.Connection
 	c.MaxRetries = -1
 	c.ContextTimeoutEnabled = true
-	c.DialTimeout, c.ReadTimeout, c.WriteTimeout, c.PoolTimeout = o.Timeout, o.Timeout, o.Timeout, o.Timeout
+	c.DialTimeout, c.ReadTimeout, c.WriteTimeout = o.Timeout, o.Timeout, o.Timeout
+	c.PoolTimeout = o.Timeout * 9 / 10 // so that who has waited for a connection alone is told so
 	c.DialerRetries = 1
 	c.IsClusterMode = o.Cluster
 	c.ClientName = "whatsapp_gateway"
 	c.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	switch {
 	case o.Cluster:
-		return goredis.NewClusterClient(c.Cluster())
+		cluster := goredis.NewClusterClient(c.Cluster())
+		cluster.OnNewNode(func(node *goredis.Client) { node.AddHook(watch{}) })
+		return cluster
 	case c.MasterName != "":
-		return goredis.NewFailoverClient(c.Failover())
+		client := goredis.NewFailoverClient(c.Failover())
+		client.AddHook(watch{})
+		return client
 	default:
-		return goredis.NewClient(c.Simple())
+		client := goredis.NewClient(c.Simple())
+		client.AddHook(watch{})
+		return client
 	}
 }
 
@@ -137,7 +150,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		o.Timeout = DefaultTimeout
 	}
 	s := &Store{
-		client: connect(o), prefix: o.KeyPrefix, timeout: o.Timeout, clock: o.Clock, serving: o.Serving, id: rand.Text(),
+		client: connect(o), prefix: o.KeyPrefix, timeout: o.Timeout, clock: o.Clock, describe: o.Describe, serving: o.Serving, id: rand.Text(),
 		homes: newHomes(), forsake: newForsaken(),
 	}
 	s.logger.Store(zap.NewNop())
@@ -206,9 +219,30 @@ func (t *trips) close() {
 }
 
 // awayError means that Redis could not be reached, or would not serve.
-type awayError struct{ error }
+type awayError struct {
+	cause error
+	// sent: a script may have been sent, so it may have run, or run yet.
+	sent     bool
+	describe func(error) string
+}
 
-func (e awayError) Unwrap() error { return e.error }
+// Error implements error.
+func (e awayError) Error() string {
+	if e.describe == nil {
+		return e.cause.Error()
+	}
+	return e.describe(e.cause)
+}
+
+func (e awayError) Unwrap() error { return e.cause }
+
+// until is the key of the time by when all round trips of a step have to be over.
+type until struct{}
+
+// asOne has the round trips of a step take no longer than one together.
+func (s *Store) asOne(ctx context.Context) context.Context {
+	return context.WithValue(ctx, until{}, time.Now().Add(s.timeout))
+}
 
 // try makes one round trip within the timeout. Where it failed at once and can be
 // expected to succeed a moment later, on a new connection or another node, it
@@ -222,10 +256,19 @@ func (s *Store) try(ctx context.Context, do func(context.Context) error) error {
 		return store.ErrClosed
 	}
 	defer s.trips.end()
-	trip, cancel := context.WithTimeout(ctx, s.timeout)
+	deadline := time.Now().Add(s.timeout)
+	if until, ok := ctx.Value(until{}).(time.Time); ok && until.Before(deadline) {
+		deadline = until
+	}
+	trip, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
+	sent := false
+	var cause error // of the last failure that was more than the end of the time
 	for delay := 5 * time.Millisecond; ; delay *= 2 {
 		err := do(trip)
+		if lost := (lostError{}); errors.As(err, &lost) {
+			sent, err = true, lost.err
+		}
 		if err == nil || answered(err) {
 			s.away.Store(false)
 			if hasCode(err, noRoom) {
@@ -239,6 +282,9 @@ func (s *Store) try(ctx context.Context, do func(context.Context) error) error {
 		if cluster, ok := s.client.(*goredis.ClusterClient); ok {
 			cluster.ReloadState(ctx) // the node may have been replaced; by itself it would look again in a minute
 		}
+		if cause == nil || !timedOut(err) {
+			cause = err
+		}
 		if passing(err) && !s.away.Load() {
 			select {
 			case <-time.After(delay):
@@ -247,7 +293,7 @@ func (s *Store) try(ctx context.Context, do func(context.Context) error) error {
 			}
 		}
 		s.away.Store(true)
-		return awayError{err}
+		return awayError{cause, sent, s.describe}
 	}
 }
 
@@ -283,12 +329,13 @@ func passing(err error) bool {
 	if errors.As(err, &answer) {
 		return hasCode(err, passingRefusals)
 	}
-	return !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) && !timedOut(err)
+	return !timedOut(err) && !errors.Is(err, context.Canceled) &&
+		!errors.As(err, new(*tls.CertificateVerificationError)) && !errors.As(err, new(tls.RecordHeaderError))
 }
 
 func timedOut(err error) bool {
 	var timeout interface{ Timeout() bool }
-	return errors.As(err, &timeout) && timeout.Timeout()
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
 }
 
 func hasCode(err error, codes []string) bool {

@@ -54,7 +54,7 @@ func (s *Store) run(ctx context.Context, sc *script, p place, args ...any) (any,
 // eval sends a script's name and, where Redis does not know it (yet, or since its
 // cache was flushed), the script.
 func (s *Store) eval(ctx context.Context, sc *script, p place, args []any) (any, error) {
-	keys, args := []string{s.base(p)}, append([]any{s.now()}, args...)
+	keys, args := s.declared(p), append([]any{s.now()}, args...)
 	reply, err := s.client.EvalSha(ctx, sc.sha, keys, args...).Result()
 	if noScript(err) {
 		reply, err = s.client.Eval(ctx, sc.source, keys, args...).Result()
@@ -65,6 +65,13 @@ func (s *Store) eval(ctx context.Context, sc *script, p place, args []any) (any,
 	return reply, err
 }
 
+// declared are the keys that a script in a place declares: its base, which is no key,
+// and another one that is none either. A Cluster that moves the place's slot to another
+// node sends a script there whose declared keys it does not have, and the other node runs
+// one with a single key on whatever of the place it has by then. With two it
+// answers TRYAGAIN: the place is away until all of it has been moved.
+func (s *Store) declared(p place) []string { return []string{s.base(p), s.base(p) + "-"} }
+
 func noScript(err error) bool { return goredis.HasErrorPrefix(err, "NOSCRIPT") }
 
 // runIn runs a script in several places at the same time, with the arguments
@@ -72,17 +79,20 @@ func noScript(err error) bool { return goredis.HasErrorPrefix(err, "NOSCRIPT") }
 func (s *Store) runIn(ctx context.Context, sc *script, in []place, args func(place) []any) ([]any, error) {
 	replies := make([]any, len(in))
 	err := s.try(ctx, func(ctx context.Context) error {
-		pipe := s.client.Pipeline()
+		known, unknown := s.client.Pipeline(), s.client.Pipeline()
 		commands := make([]*goredis.Cmd, len(in))
 		for i, p := range in {
-			commands[i] = pipe.EvalSha(ctx, sc.sha, []string{s.base(p)}, append([]any{s.now()}, args(p)...)...)
+			commands[i] = known.EvalSha(ctx, sc.sha, s.declared(p), append([]any{s.now()}, args(p)...)...)
 		}
-		execute(ctx, pipe)
+		execute(ctx, known)
 		for i, p := range in {
-			reply, err := commands[i].Result()
-			if noScript(err) {
-				reply, err = s.eval(ctx, sc, p, args(p))
+			if noScript(commands[i].Err()) {
+				commands[i] = unknown.Eval(ctx, sc.source, s.declared(p), append([]any{s.now()}, args(p)...)...)
 			}
+		}
+		execute(ctx, unknown)
+		for i, command := range commands {
+			reply, err := command.Result()
 			if err != nil && !errors.Is(err, goredis.Nil) {
 				return err
 			}

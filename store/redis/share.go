@@ -42,9 +42,8 @@ func (s *share) admit(a store.Admission, now time.Time, why error) (store.Decisi
 	at := now.Sub(s.epoch)
 	ws.Expire(at)
 	d := store.Decision{
-		ByShare: true,
-		Second:  store.Quota{Limit: a.Limits.PerSecond, Remaining: max(0, limits.PerSecond-ws.Second.Total)},
-		Minute:  store.Quota{Limit: a.Limits.PerMinute, Remaining: max(0, limits.PerMinute-ws.Minute.Total)},
+		Second: store.Quota{Limit: a.Limits.PerSecond, Remaining: max(0, limits.PerSecond-ws.Second.Total)},
+		Minute: store.Quota{Limit: a.Limits.PerMinute, Remaining: max(0, limits.PerMinute-ws.Minute.Total)},
 	}
 	switch {
 	case d.Minute.Remaining == 0:

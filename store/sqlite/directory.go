@@ -25,13 +25,17 @@ const appColumns = `a.id, a.name, ifnull(a.account_id, ''), a.per_second, a.per_
 func (s *Store) Grant(ctx context.Context, digest tenant.KeyDigest) (*tenant.Grant, error) {
 	g := new(tenant.Grant)
 	var expires sql.NullString
-	row := s.reading.QueryRowContext(ctx, `SELECT k.id, k.expires_at, `+appColumns+`
-		FROM api_keys k JOIN apps a ON a.id = k.app_id WHERE k.digest = ? AND k.revoked_at IS NULL`, digest[:])
+	var revoked bool
+	row := s.reading.QueryRowContext(ctx, `SELECT k.id, k.expires_at, k.revoked_at IS NOT NULL, `+appColumns+`
+		FROM api_keys k JOIN apps a ON a.id = k.app_id WHERE k.digest = ?`, digest[:])
 	app, err := scanApp(func(columns ...any) error {
-		return row.Scan(append([]any{&g.KeyID, &expires}, columns...)...)
+		return row.Scan(append([]any{&g.KeyID, &expires, &revoked}, columns...)...)
 	})
 	if err != nil {
 		return nil, s.readError(err)
+	}
+	if revoked {
+		return nil, store.ErrRevoked
 	}
 	g.App = app
 	if expires.Valid {

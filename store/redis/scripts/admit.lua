@@ -10,12 +10,6 @@ local verdict, windows = 'admitted', nil
 local left = { 0, 0 }
 if with_windows then
 	windows = read(base .. 'windows:' .. app)
-	if mode == 'undo' then
-		undo(windows[1])
-		undo(windows[2])
-		write(windows)
-		return { 'admitted', 0, 0 }
-	end
 	left = { math.max(0, per_second - windows[1].total), math.max(0, per_minute - windows[2].total) }
 	if left[2] == 0 then
 		verdict = 'over_minute'

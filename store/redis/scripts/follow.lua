@@ -6,8 +6,12 @@ if not w then
 elseif w.currency ~= currency then
 	return 'conflict'
 end
+-- newer compares two positive whole numbers, which Lua's own cannot beyond 2^53.
+local function newer(a, b)
+	return #a > #b or #a == #b and a > b
+end
 local f = redis.call('HMGET', base .. 'wallet:' .. account, 'total', 'version')
-if tonumber(f[2] or '0') >= tonumber(version) then
+if not newer(version, f[2] or '0') then
 	return 'old'
 end
 local difference = add(total, minus(f[1] or '0'))

@@ -1,18 +1,19 @@
--- Notes how far an account's ledger is reported, and drops what is reported and
--- old. ARGV[3] is the id of the last entry of the stream that is.
-local account, last = ARGV[2], ARGV[3]
+-- Notes how far the ledgers of accounts are reported, and drops what is reported and
+-- old. ARGV are pairs: an account, and the id of the last entry of its stream that is.
 local function time(id)
 	return tonumber(string.match(id, '^%d+'))
 end
 
-local ledger, key = base .. 'ledger:' .. account, base .. 'wallet:' .. account
-if time(redis.call('HGET', key, 'reported') or '0') > time(last) then
-	return 0
+for i = 2, #ARGV, 2 do
+	local account, last = ARGV[i], ARGV[i + 1]
+	local ledger, key = base .. 'ledger:' .. account, base .. 'wallet:' .. account
+	if time(redis.call('HGET', key, 'reported') or '0') <= time(last) then
+		redis.call('HSET', key, 'reported', last)
+		local newest = redis.call('XREVRANGE', ledger, '+', '-', 'COUNT', 1)
+		if #newest == 0 or newest[1][1] == last then
+			redis.call('SREM', base .. 'unreported', account)
+		end
+		redis.call('XTRIM', ledger, 'MINID', '~', digits(math.min(time(last), real - LIFETIME * 1000000)))
+	end
 end
-redis.call('HSET', key, 'reported', last)
-local newest = redis.call('XREVRANGE', ledger, '+', '-', 'COUNT', 1)
-if #newest == 0 or newest[1][1] == last then
-	redis.call('SREM', base .. 'unreported', account)
-end
-redis.call('XTRIM', ledger, 'MINID', '~', digits(math.min(time(last), real - LIFETIME * 1000000)))
 return 1

@@ -79,18 +79,6 @@ local function count(w, limit)
 	w.newest, w.count, w.total = w.now, w.count + 1, w.total + 1
 end
 
--- undo takes the newest admission back.
-local function undo(w)
-	if w.total == 0 then
-		return
-	end
-	w.total, w.count = w.total - 1, w.count - 1
-	if w.count == 0 and w.closed > 0 then
-		w.closed = w.closed - 1
-		w.newest, w.count = run(w, w.head + w.closed)
-	end
-end
-
 local function write(windows)
 	local header = ''
 	for _, w in ipairs(windows) do
