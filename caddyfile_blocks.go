@@ -32,6 +32,13 @@ func parseCore(a *App, d *caddyfile.Dispenser) error {
 	if a.Core.Token == "" {
 		return begin.Err("core needs a token")
 	}
+	config := a.coreConfig()
+	if secretPlaceholder.MatchString(config.Token) {
+		config.Token = "to-be-resolved"
+	}
+	if err := config.Validate(); err != nil {
+		return begin.WrapErr(err)
+	}
 	return nil
 }
 

@@ -4,10 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strconv"
-	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 
@@ -45,7 +43,7 @@ func (s *Store) CreateAccount(ctx context.Context, a tenant.Account) error {
 	if err := s.indexed(ctx, s.key("accounts"), string(a.ID), n); err != nil {
 		return err
 	}
-	reply, err := s.run(ctx, accountScript, placeOf(a.ID), string(a.ID), a.Name, a.Currency, formatTime(a.CreatedAt), n)
+	reply, err := s.run(ctx, accountScript, placeOf(a.ID), string(a.ID), a.Name, a.Currency, store.FormatTime(a.CreatedAt), n)
 	if err != nil {
 		return err
 	}
@@ -99,7 +97,7 @@ func (s *Store) accounts(ctx context.Context, ids []string) ([]tenant.Account, e
 			continue
 		}
 		a := numberedAccount{Account: tenant.Account{ID: tenant.AccountID(ids[i]), Name: f[0], Currency: f[1]}}
-		if a.CreatedAt, err = parseTime(f[2]); err != nil {
+		if a.CreatedAt, err = store.ParseTime(f[2]); err != nil {
 			return nil, err
 		}
 		a.n, _ = strconv.ParseInt(f[3], 10, 64) // one without a number comes first
@@ -124,24 +122,4 @@ func (s *Store) accountExists(ctx context.Context, id tenant.AccountID) error {
 		err = store.ErrNotFound
 	}
 	return err
-}
-
-// formatTime writes a time as RFC 3339 in UTC, the zero time as nothing; parseTime
-// reads it back.
-func formatTime(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return t.UTC().Format(time.RFC3339Nano)
-}
-
-func parseTime(s string) (time.Time, error) {
-	if s == "" {
-		return time.Time{}, nil
-	}
-	t, err := time.Parse(time.RFC3339Nano, s)
-	if err != nil {
-		return t, fmt.Errorf("%w: a time is none", store.ErrCorrupt)
-	}
-	return t.UTC(), nil
 }

@@ -39,7 +39,7 @@ func (s *Store) Grant(ctx context.Context, digest tenant.KeyDigest) (*tenant.Gra
 	}
 	g.App = app
 	if expires.Valid {
-		at, err := parseTime(expires.String)
+		at, err := store.ParseTime(expires.String)
 		if err != nil {
 			return nil, err
 		}
@@ -78,7 +78,7 @@ func (s *Store) BindPepper(ctx context.Context, fingerprint string) error {
 // CreateAccount implements [store.Store].
 func (s *Store) CreateAccount(ctx context.Context, a tenant.Account) error {
 	return s.insert(ctx, nil, "INSERT INTO accounts (id, name, currency, created_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-		a.ID, a.Name, a.Currency, formatTime(a.CreatedAt))
+		a.ID, a.Name, a.Currency, store.FormatTime(a.CreatedAt))
 }
 
 // Account implements [store.Store].
@@ -97,7 +97,7 @@ func (s *Store) Accounts(ctx context.Context) ([]tenant.Account, error) {
 func (s *Store) CreateApp(ctx context.Context, a tenant.App) error {
 	return s.insert(ctx, func(w *writer) error { return w.accountExists(a.AccountID) },
 		`INSERT INTO apps (id, name, account_id, per_second, per_minute, waba_id, phone_number_id, access_token, webhook, created_at)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, append([]any{a.ID}, append(appValues(a), formatTime(a.CreatedAt))...)...)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, append([]any{a.ID}, append(appValues(a), store.FormatTime(a.CreatedAt))...)...)
 }
 
 // UpdateApp implements [store.Store].
@@ -164,7 +164,7 @@ func (s *Store) CreateKey(ctx context.Context, k tenant.APIKey) error {
 	return s.insert(ctx, func(w *writer) error { return w.exists("SELECT 1 FROM apps WHERE id = ?", k.AppID) },
 		`INSERT INTO api_keys (id, app_id, name, digest, hint, created_at, expires_at, revoked_at)
 		VALUES (?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, '')) ON CONFLICT DO NOTHING`,
-		k.ID, k.AppID, k.Name, k.Digest[:], k.Hint, formatTime(k.CreatedAt), formatTime(k.ExpiresAt), formatTime(k.RevokedAt))
+		k.ID, k.AppID, k.Name, k.Digest[:], k.Hint, store.FormatTime(k.CreatedAt), store.FormatTime(k.ExpiresAt), store.FormatTime(k.RevokedAt))
 }
 
 // Keys implements [store.Store].
@@ -186,7 +186,7 @@ func (s *Store) RevokeKey(ctx context.Context, id tenant.KeyID, at time.Time) er
 		if err := w.exists("SELECT 1 FROM api_keys WHERE id = ?", id); err != nil {
 			return err
 		}
-		_, err := w.exec("UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL", formatTime(at), id)
+		_, err := w.exec("UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL", store.FormatTime(at), id)
 		return err
 	}})
 }
@@ -245,7 +245,7 @@ func scanAccount(scan func(...any) error) (a tenant.Account, err error) {
 	if err := scan(&a.ID, &a.Name, &a.Currency, &created); err != nil {
 		return a, err
 	}
-	a.CreatedAt, err = parseTime(created)
+	a.CreatedAt, err = store.ParseTime(created)
 	return a, err
 }
 
@@ -268,7 +268,7 @@ func scanApp(scan func(...any) error) (a tenant.App, err error) {
 			return a, fmt.Errorf("%w: webhook is not what it should be", store.ErrCorrupt) // the cause repeats parts of it
 		}
 	}
-	a.CreatedAt, err = parseTime(created)
+	a.CreatedAt, err = store.ParseTime(created)
 	return a, err
 }
 
@@ -282,9 +282,9 @@ func scanKey(scan func(...any) error) (k tenant.APIKey, err error) {
 		return k, fmt.Errorf("%w: digest of %d bytes", store.ErrCorrupt, len(digest))
 	}
 	var errs [3]error
-	k.CreatedAt, errs[0] = parseTime(created)
-	k.ExpiresAt, errs[1] = parseTime(expires)
-	k.RevokedAt, errs[2] = parseTime(revoked)
+	k.CreatedAt, errs[0] = store.ParseTime(created)
+	k.ExpiresAt, errs[1] = store.ParseTime(expires)
+	k.RevokedAt, errs[2] = store.ParseTime(revoked)
 	return k, errors.Join(errs[:]...)
 }
 
@@ -345,24 +345,4 @@ func (s *Store) readError(err error) error {
 	default:
 	}
 	return err
-}
-
-// formatTime writes a time as RFC 3339 in UTC, the zero time as nothing;
-// parseTime reads it back.
-func formatTime(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return t.UTC().Format(time.RFC3339Nano)
-}
-
-func parseTime(s string) (time.Time, error) {
-	if s == "" {
-		return time.Time{}, nil
-	}
-	t, err := time.Parse(time.RFC3339Nano, s)
-	if err != nil {
-		return t, fmt.Errorf("%w: %q is not a time", store.ErrCorrupt, s)
-	}
-	return t.UTC(), nil
 }

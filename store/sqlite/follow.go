@@ -53,7 +53,7 @@ func (w *writer) follow(t store.Total) error {
 		last = followed{currency: t.Currency}
 		// Not exec: no grant or route tells of accounts, so what caches hold stays true.
 		_, err = w.write("INSERT INTO accounts (id, name, currency, created_at) VALUES (?, ?, ?, ?)",
-			t.Account, t.Account, t.Currency, formatTime(w.clock()))
+			t.Account, t.Account, t.Currency, store.FormatTime(w.clock()))
 	}
 	switch {
 	case err != nil:
