@@ -67,7 +67,7 @@ func accountCreate() *cobra.Command {
 			var err error
 			operation := tenant.NewID(creditPrefix)
 			if balance, err = c.store.Credit(ctx, account.ID, credit, operation); err != nil {
-				return fmt.Errorf("account %s was created, but not credited: %w", account.ID, uncertain(operation, err))
+				return fmt.Errorf("account %s was created, and crediting it failed: %w", account.ID, uncertain(operation, err))
 			}
 		}
 		return c.print(viewAccount(account, balance))

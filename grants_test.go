@@ -239,6 +239,28 @@ func TestStaleGrantIsServedWhileNobodyCanBeAsked(t *testing.T) {
 	gateway.wantCode(expiring, "AUTH_001")
 }
 
+func TestKeyThatTheStoreKnowsToBeRevokedIsRefusedWithoutTheCoreService(t *testing.T) {
+	eachStore(t, func(t *testing.T, s stored) {
+		core := newCore(t)
+		gateway := newStation(t, s, 1, core, func(a *App) {
+			a.KeyCache.Lifetime, a.KeyCacheStale = caddy.Duration(time.Nanosecond), caddy.Duration(time.Hour)
+		})
+		key := gateway.newStoredKey()
+		gateway.wantCode(key, "")
+		core.Set(coretest.Down)
+		must(t, gateway.store.RevokeKey(t.Context(), "key_own", now()))
+		// As if nobody had told of the revocation.
+		digest := digestOf(key)
+		g, _ := gateway.grants.known.Peek(digest)
+		unaware := *g
+		unaware.generation = gateway.store.Generation()
+		gateway.grants.known.Add(digest, &unaware)
+		gateway.wantCode(key, "AUTH_001")
+		gateway.wantCode(key, "AUTH_001")
+		wantRequests(t, core, coretest.Grants, 0)
+	})
+}
+
 func TestOutageIsNotWaitedForByEveryRequestWithAStaleGrant(t *testing.T) {
 	core := newCore(t)
 	key := core.newKey(t, 0)

@@ -143,7 +143,7 @@ func (a *App) replayJournal(ctx context.Context) {
 			if n > 0 {
 				a.logger.Info("replayed the journal", zap.Int("records", n), zap.Int64("waiting", a.store.journal.Waiting()))
 			}
-			if err != nil && !storeAway(err) && ctx.Err() == nil {
+			if err != nil && !storeAway(err) && !errors.Is(err, store.ErrBusy) && ctx.Err() == nil {
 				a.logger.Error("replaying the journal failed", zap.Error(err))
 			}
 		}
@@ -156,11 +156,11 @@ func (a *App) replayJournal(ctx context.Context) {
 }
 
 // replay gives the store what is in the journal, oldest first, up to the first
-// record that it is away for, and returns how many it has taken. While another
-// configuration is at it, there is nothing to do.
+// record that it is away for, and returns how many it has taken. [store.ErrBusy]:
+// somebody else is at it.
 func (a *App) replay(ctx context.Context) (done int, err error) {
 	if !a.store.replaying.TryLock() {
-		return 0, nil
+		return 0, store.ErrBusy
 	}
 	defer a.store.replaying.Unlock()
 	for {

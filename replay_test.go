@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/connexease/caddy-whatsapp-gateway/journal"
 	"github.com/connexease/caddy-whatsapp-gateway/pricing"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/store/redis/redistest"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
@@ -93,6 +95,34 @@ func (s *station) newReceiver() {
 	}))
 }
 
+func TestStartWithAWrongPasswordFailsAndOneWithoutRedisDoesNot(t *testing.T) {
+	s := stored{redis: redistest.Start(t, "requirepass "+redisPassword), dir: t.TempDir()}
+	gateway := newStation(t, s, 1, nil)
+	reloaded := newApp(t, s, 1, nil, func(a *App) {
+		a.StoreRaw = bytes.ReplaceAll(a.StoreRaw, []byte(redisPassword), []byte("wrong"+redisPassword))
+	})
+	err := reloaded.acquire()
+	if err == nil {
+		reloaded.release()
+		t.Fatal("started with a wrong password")
+	}
+	said := err.Error()
+	if !strings.Contains(said, "redis at "+s.redis.Addr()+" refuses the user or password") || strings.ContainsAny(said, "\n;") {
+		t.Errorf("the error is %q", strings.ReplaceAll(said, redisPassword, "…"))
+	}
+	if strings.Contains(said, redisPassword) {
+		t.Error("the error repeats the password")
+	}
+	gateway.newWallet("acct_1") // it goes on
+
+	s.redis.Kill()
+	started := newApp(t, s, 2, nil)
+	if err := started.acquire(); err != nil {
+		t.Fatalf("without redis: %v", err)
+	}
+	started.release()
+}
+
 func TestOutcomesWaitInTheJournalAcrossARestart(t *testing.T) {
 	s := onRedis(t)
 	gateway := newStation(t, s, 1, nil)
@@ -132,6 +162,38 @@ func TestAcceptedSendIsChargedAlthoughItsHoldWasLost(t *testing.T) {
 	gateway = newStation(t, s, 1, nil)
 	gateway.replayAll(1)
 	gateway.wantBalance("acct_1", 9000, 0, 1000)
+}
+
+// A store forgets a settled hold after a while, and would take it for one that was lost:
+// a journal that lay on a machine that was down for long would charge for it again.
+func TestOldRecordDoesNotBringAHoldBack(t *testing.T) {
+	s := onRedis(t)
+	gateway := newStation(t, s, 1, nil)
+	for _, row := range []struct {
+		account tenant.AccountID
+		age     time.Duration
+		charged pricing.Micros
+		told    int
+	}{
+		{"acct_young", 29 * 24 * time.Hour, 1000, 0},
+		{"acct_old", 31 * 24 * time.Hour, 0, 2},
+	} {
+		gateway.newWallet(row.account)
+		must(t, gateway.store.journalSettlement(settlement{
+			hold: store.NewHoldIDFor(row.account), app: "app_1", account: row.account, fee: 1000, outcome: store.Captured, messageID: "wamid.1",
+		}))
+		record := must1(gateway.store.journal.Next(t.Context(), 1))[0]
+		must(t, gateway.store.journal.Done(t.Context(), record.ID))
+		record.At = time.Now().Add(-row.age)
+		before := gateway.logs.FilterMessage("a hold could not be settled").Len()
+		for range 2 {
+			must(t, gateway.replayRecord(t.Context(), record))
+		}
+		if n := gateway.logs.FilterMessage("a hold could not be settled").Len() - before; n != row.told {
+			t.Errorf("%s: that the hold is unknown was logged %d times, want %d", row.account, n, row.told)
+		}
+		gateway.wantBalance(row.account, 10_000-row.charged, 0, row.charged)
+	}
 }
 
 func TestStartedGatewayReplaysByItself(t *testing.T) {
@@ -282,6 +344,27 @@ func TestOtherGatewaysSendsUnderWayAreNotInDoubt(t *testing.T) {
 	if age := gateway.doubtAge(); age < time.Minute+admitTimeout+settleTimeout {
 		t.Errorf("among others: %v", age)
 	}
+}
+
+func TestOutcomesInTheJournalComeBeforeTheInDoubtPolicy(t *testing.T) {
+	s := onRedis(t)
+	gateway := newStation(t, s, 1, nil)
+	gateway.newWallet("acct_1")
+	refused := gateway.newHold("acct_1")
+	gateway.newHold("acct_1") // whose outcome is not known
+	s.redis.Kill()
+	gateway.store.settle(settlement{hold: refused, outcome: store.Released})
+	gateway.wantWaiting(1)
+	if n, err := gateway.settleInDoubt(t.Context(), 0, store.Captured); n != 0 || err == nil {
+		t.Errorf("without redis %d holds are settled, error %v", n, err)
+	}
+	s.redis.Start()
+	await(t, "the policy to be applied", func() bool {
+		_, err := gateway.settleInDoubt(t.Context(), 0, store.Captured)
+		return err == nil
+	})
+	gateway.wantBalance("acct_1", 9000, 0, 1000)
+	gateway.wantWaiting(0)
 }
 
 func TestShareOfTheLimitsIsToldOnceAndCounted(t *testing.T) {

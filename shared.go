@@ -245,7 +245,9 @@ func (a *App) doubtAge() time.Duration {
 // the journal have been settled as they are.
 func (a *App) settleInDoubt(ctx context.Context, age time.Duration, outcome store.Outcome) (int, error) {
 	if a.store.journal != nil && a.store.journal.Waiting() > 0 {
-		if _, err := a.replay(ctx); err != nil {
+		if _, err := a.replay(ctx); errors.Is(err, store.ErrBusy) {
+			return 0, nil // they are being settled: the next round is early enough
+		} else if err != nil {
 			return 0, err
 		}
 	}

@@ -69,8 +69,8 @@ type station struct {
 	stop func()
 }
 
-// newStation opens a gateway on a store, beside a Core Service unless that is nil.
-func newStation(t *testing.T, s stored, number int, core *testCore, edit ...func(*App)) *station {
+// newApp is a gateway that is configured and does not run.
+func newApp(t *testing.T, s stored, number int, core *testCore, edit ...func(*App)) *App {
 	t.Helper()
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	t.Cleanup(cancel)
@@ -90,6 +90,13 @@ func newStation(t *testing.T, s stored, number int, core *testCore, edit ...func
 	if err := a.Validate(); err != nil {
 		t.Fatal(err)
 	}
+	return a
+}
+
+// newStation opens a gateway on a store, beside a Core Service unless that is nil.
+func newStation(t *testing.T, s stored, number int, core *testCore, edit ...func(*App)) *station {
+	t.Helper()
+	a := newApp(t, s, number, core, edit...)
 	seen, logs := observer.New(zapcore.InfoLevel)
 	a.logger = zap.New(seen)
 	if err := a.acquire(); err != nil {

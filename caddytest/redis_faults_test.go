@@ -114,9 +114,12 @@ func TestWhatIsAnsweredWhileRedisFails(t *testing.T) {
 				a := g.send(t, who.key, g.message(accepted))
 				longest = max(longest, time.Since(began))
 				a.want(t, http.StatusInternalServerError, bill003)
-				if f.share && (a.header.Get("X-RateLimit-min-Limit") != "1000" || a.remaining(t) >= 1000 || a.header.Get("X-RateLimit-sec-Remaining") == "") {
+				if a.header.Get("X-RateLimit-min-Limit") != "1000" || a.remaining(t) >= 1000 || a.header.Get("X-RateLimit-sec-Remaining") == "" {
 					t.Errorf("the quotas are %v", a.header)
 				}
+			}
+			if n := g.metric(t, "admissions_by_share_total"); f.share != (n == 3) || !f.share && n != 0 {
+				t.Errorf("%v admissions were judged by the gateway's share", n)
 			}
 			for i, wait := range waits {
 				<-meta.answer
@@ -254,6 +257,24 @@ func TestAGatewayStartsWithoutRedis(t *testing.T) {
 	if n := g.tally(t).sends(who); n != 1 {
 		t.Errorf("%d sends have reached Meta, want 1", n)
 	}
+}
+
+// Whether an account is there to pay needs no store to be known.
+func TestAnAppWithoutAccountIsToldSoWhileRedisIsAway(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	g := startGateway(t, settings{common: onFailing(server), app: "key_cache 1h"})
+	who := g.tenant(t, profile{noAccount: true, perMinute: 2})
+	g.send(t, who.key, g.message(accepted)).want(t, http.StatusBadRequest, bill002)
+	server.Kill()
+	for range 2 {
+		a := g.send(t, who.key, g.message(accepted))
+		a.want(t, http.StatusBadRequest, bill002)
+		if a.header.Get("X-RateLimit-min-Limit") != "2" {
+			t.Errorf("the quotas are %v", a.header)
+		}
+	}
+	g.client.CloseIdleConnections()
 }
 
 func TestTheCoreServiceStandsInForRedis(t *testing.T) {

@@ -43,12 +43,28 @@ type books struct {
 func newBooks(t testing.TB, o Options) *books {
 	t.Helper()
 	o.Timeout, o.Serving = patience, false
-	b := &books{open(t, o), t, tenant.AccountID(tenant.NewID("acct")), tenant.AppID(tenant.NewID("app"))}
-	account := tenant.Account{ID: b.account, Name: "books", Currency: "USD", CreatedAt: time.Now()}
-	noError(t, b.CreateAccount(t.Context(), account))
-	_, err := b.Credit(t.Context(), b.account, 1_000_000*testFee, "books")
+	return openBooks(t, open(t, o), tenant.AccountID(tenant.NewID("acct")), 1_000_000*testFee)
+}
+
+// openBooks opens an account with so much money.
+func openBooks(t testing.TB, s *Store, account tenant.AccountID, money pricing.Micros) *books {
+	t.Helper()
+	b := &books{s, t, account, tenant.AppID(tenant.NewID("app"))}
+	noError(t, b.CreateAccount(t.Context(), tenant.Account{ID: account, Name: "books", Currency: "USD", CreatedAt: time.Now()}))
+	_, err := b.Credit(t.Context(), account, money, "books of "+string(account))
 	noError(t, err)
 	return b
+}
+
+// neighbour opens another account, in the same place or in another one.
+func (b *books) neighbour(same bool, money pricing.Micros) *books {
+	b.t.Helper()
+	for {
+		account := tenant.AccountID(tenant.NewID("acct"))
+		if (placeOf(account) == placeOf(b.account)) == same {
+			return openBooks(b.t, b.Store, account, money)
+		}
+	}
 }
 
 // admission is a request to send a message.

@@ -136,39 +136,55 @@ func (s *Store) giveBack() {
 	}
 }
 
-// giveBackAll tells whether nothing is left.
+// giveBackAll tells whether nothing is left. What cannot be given back now, in one
+// place, holds up nothing in the others.
 func (s *Store) giveBackAll(ctx context.Context) bool {
-	for {
-		p, ids := s.forsake.take()
-		if len(ids) == 0 {
-			return true
-		}
-		args := make([]any, len(ids))
-		for i, id := range ids {
-			args[i] = string(id)
-		}
-		trip, cancel := context.WithTimeout(ctx, s.timeout)
-		reply, err := s.eval(trip, forsakeScript, p, args)
-		cancel()
-		if err != nil {
+	left := make(map[place][]store.HoldID)
+	defer func() {
+		for p, ids := range left {
 			for _, id := range ids {
 				s.forsake.add(id, p)
 			}
-			if ctx.Err() == nil && s.closing.Err() != nil {
-				s.log().Error("holds that may have been made stay in doubt", zap.Int("count", len(ids)), zap.Error(err))
-			}
-			return false
 		}
-		broken := texts(reply)
-		for _, id := range broken {
-			s.forsake.add(store.HoldID(id), p)
+	}()
+	for {
+		p, ids := s.forsake.take()
+		if len(ids) == 0 {
+			return len(left) == 0
 		}
-		if len(broken) > 0 && !s.forsake.told {
-			s.forsake.told = true
-			s.log().Error("holds that may have been made cannot be given back", zap.Int("count", len(broken)), zap.Error(errBroken))
+		broken, err := s.giveBackIn(ctx, p, ids)
+		left[p] = append(left[p], broken...)
+		if len(left[p]) == 0 {
+			delete(left, p)
 		}
-		if len(broken) == len(ids) {
-			return false
+		if err == nil || s.closing.Err() == nil {
+			continue
 		}
+		if ctx.Err() == nil {
+			s.log().Error("holds that may have been made stay in doubt", zap.Error(err))
+		}
+		return false
 	}
+}
+
+// giveBackIn gives back some holds of one place, and returns those that it could not.
+func (s *Store) giveBackIn(ctx context.Context, p place, ids []store.HoldID) (left []store.HoldID, err error) {
+	args := make([]any, len(ids))
+	for i, id := range ids {
+		args[i] = string(id)
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	reply, err := s.eval(ctx, forsakeScript, p, args)
+	if err != nil {
+		return ids, err
+	}
+	for _, id := range texts(reply) {
+		left = append(left, store.HoldID(id))
+	}
+	if len(left) > 0 && !s.forsake.told {
+		s.forsake.told = true
+		s.log().Error("holds that may have been made cannot be given back", zap.Int("count", len(left)), zap.Error(errBroken))
+	}
+	return left, nil
 }

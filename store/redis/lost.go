@@ -28,6 +28,9 @@ func (watch) ProcessPipelineHook(next goredis.ProcessPipelineHook) goredis.Proce
 func (watch) ProcessHook(next goredis.ProcessHook) goredis.ProcessHook {
 	return func(ctx context.Context, cmd goredis.Cmder) error {
 		err := next(ctx, cmd)
+		if inner := (lostError{}); errors.As(err, &inner) {
+			return inner.err // of a command that sets the connection up: this one was not sent
+		}
 		if err == nil || unsent(err) {
 			return err
 		}

@@ -300,8 +300,8 @@ func (s *Store) try(ctx context.Context, do func(context.Context) error) error {
 // passingRefusals are what Redis answers for a while after a failover, a reshard or
 // a start, and refusals are what it answers besides when it does not serve us at all.
 var (
-	passingRefusals = []string{"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS"}
-	refusals        = []string{"NOAUTH", "WRONGPASS", "NOPERM", "BUSY"}
+	passingRefusals = []string{"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY"}
+	refusals        = []string{"NOAUTH", "WRONGPASS", "NOPERM"}
 	// noRoom are its answers when its memory, or its disk, is full.
 	noRoom = []string{"OOM", "MISCONF"}
 )

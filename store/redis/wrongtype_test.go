@@ -119,10 +119,11 @@ func spoil(t *testing.T, server *redistest.Server, key string) (repair func()) {
 		command(t, server, "SET", key, "spoilt")
 	}
 	return func() {
-		command(t, server, "DEL", key)
-		if was != "none" {
-			command(t, server, "RENAME", aside, key)
+		if was == "none" {
+			command(t, server, "DEL", key)
+			return
 		}
+		command(t, server, "RENAME", aside, key) // at once, for others are at work
 	}
 }
 
