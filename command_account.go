@@ -147,7 +147,7 @@ the command may be repeated: the same id credits once.`
 
 // uncertain adds to the error of a credit that it may have been made all the same.
 func uncertain(operation string, err error) error {
-	if gotAnswer(err) {
+	if gotAnswer(err) || errors.Is(err, store.ErrFull) {
 		return err
 	}
 	return fmt.Errorf("%w; should it have been made all the same, crediting with --id %s credits once", err, operation)

@@ -185,12 +185,16 @@ func (a *App) replayRecords(ctx context.Context, records []journal.Record) (n in
 		defer cancel()
 		err = errors.Join(err, a.store.journal.Done(ctx, done...))
 	}()
+	var full error
+	defer func() { err = errors.Join(err, full) }()
 	for _, r := range records {
 		err := a.replayRecord(ctx, r)
 		switch {
 		case err == nil:
 			done = append(done, r.ID)
-		case ctx.Err() != nil || storeAway(err) && !a.isStuck(ctx, r, err):
+		case errors.Is(err, store.ErrFull): // there is room for a charge, and perhaps for others
+			full = err
+		case ctx.Err() != nil || storeAway(err) && !a.isStuck(ctx, r):
 			return len(done), err
 		default:
 			a.logger.Error("a record of the journal cannot be replayed now and is kept",
@@ -210,17 +214,13 @@ type stuck struct {
 }
 
 // isStuck tells whether a record fails as if the store were away, although that has
-// answered other questions each time: perhaps it is too much for its timeout. A store
-// that is full takes none of those behind it, either.
-func (a *App) isStuck(ctx context.Context, r journal.Record, err error) bool {
+// answered other questions each time: perhaps it is too much for its timeout.
+func (a *App) isStuck(ctx context.Context, r journal.Record) bool {
 	s := &a.store.stuck
 	if s.record != r.ID {
 		*s = stuck{record: r.ID}
 	}
-	if errors.Is(err, store.ErrFull) {
-		return false
-	}
-	err = within(ctx, lookUpTimeout, func(ctx context.Context) error {
+	err := within(ctx, lookUpTimeout, func(ctx context.Context) error {
 		_, err := a.store.App(ctx, "")
 		return err
 	})

@@ -147,23 +147,24 @@ func (s *Store) giveBackAll(ctx context.Context) bool {
 			}
 		}
 	}()
+	away := make(map[place]bool)
 	for {
 		p, ids := s.forsake.take()
 		if len(ids) == 0 {
 			return len(left) == 0
 		}
-		broken, err := s.giveBackIn(ctx, p, ids)
-		left[p] = append(left[p], broken...)
-		if len(left[p]) == 0 {
-			delete(left, p)
-		}
-		if err == nil || s.closing.Err() == nil {
+		if away[p] {
+			left[p] = append(left[p], ids...)
 			continue
 		}
-		if ctx.Err() == nil {
-			s.log().Error("holds that may have been made stay in doubt", zap.Error(err))
+		broken, err := s.giveBackIn(ctx, p, ids)
+		if len(broken) > 0 {
+			left[p] = append(left[p], broken...)
 		}
-		return false
+		away[p] = err != nil
+		if err != nil && ctx.Err() == nil && s.closing.Err() != nil {
+			s.log().Error("holds that may have been made stay in doubt", zap.Int("count", len(ids)), zap.Error(err))
+		}
 	}
 }
 

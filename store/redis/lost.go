@@ -21,8 +21,17 @@ type watch struct{}
 
 func (watch) DialHook(next goredis.DialHook) goredis.DialHook { return next }
 
+// ProcessPipelineHook sees the commands of a node together. A Cluster's client sends a
+// single command in this way, too, where it asks another node that a slot is moving to.
 func (watch) ProcessPipelineHook(next goredis.ProcessPipelineHook) goredis.ProcessPipelineHook {
-	return next
+	return func(ctx context.Context, cmds []goredis.Cmder) error {
+		err := next(ctx, cmds)
+		if err != nil && cmds[0].Name() == "asking" && !unsent(err) {
+			return lostError{err}
+		}
+		notSent(cmds, err)
+		return err
+	}
 }
 
 func (watch) ProcessHook(next goredis.ProcessHook) goredis.ProcessHook {

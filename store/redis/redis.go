@@ -4,8 +4,9 @@
 // An account and all that its money touches lie in one of 32 places, each of which
 // is a hash tag and so one slot of a Cluster; an app's events lie in one, too. A step that has to be
 // atomic is one script in one place, under Redis's clock, and every step can be
-// repeated: it is known by the id of its operation. go-redis repeats nothing by
-// itself here, because a script whose answer is lost may have run.
+// repeated: it is known by the id of its operation. go-redis repeats no single command by
+// itself here, because a script whose answer is lost may have run; what goes in a
+// pipeline, which a Cluster's client may send again, can be repeated.
 //
 // Whatever is not money has a lifetime. Keys are described in docs/redis.md.
 package redis
@@ -29,7 +30,7 @@ import (
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
-// DefaultTimeout bounds one round trip, and DefaultKeyPrefix is what keys begin with.
+// DefaultTimeout bounds one round trip, or one admission, and DefaultKeyPrefix is what keys begin with.
 const (
 	DefaultTimeout   = 200 * time.Millisecond
 	DefaultKeyPrefix = "wagw"
@@ -43,7 +44,7 @@ type Options struct {
 	Cluster bool
 	// KeyPrefix is what every key begins with. Default: [DefaultKeyPrefix].
 	KeyPrefix string
-	// Timeout bounds one round trip. Default: [DefaultTimeout].
+	// Timeout bounds one round trip, and all of an admission's together. Default: [DefaultTimeout].
 	Timeout time.Duration
 	// Serving makes this a gateway among the others: without, the store is
 	// opened to administer.
@@ -113,7 +114,7 @@ func (s *Store) base(p place) string { return fmt.Sprintf("%s:{%02d}:", s.prefix
 // key is a key that is in no place: in a Cluster it is in a slot of its own.
 func (s *Store) key(name string) string { return s.prefix + ":" + name }
 
-// connect returns a client that repeats nothing and heeds deadlines.
+// connect returns a client that repeats no single command and heeds deadlines.
 func connect(o Options) goredis.UniversalClient {
 	c := *o.Connection
 	c.MaxRetries = -1

@@ -75,7 +75,8 @@ func (s *Store) declared(p place) []string { return []string{s.base(p), s.base(p
 func noScript(err error) bool { return goredis.HasErrorPrefix(err, "NOSCRIPT") }
 
 // runIn runs a script in several places at the same time, with the arguments
-// that are given for each, and returns the answers in the order of the places.
+// that are given for each, and returns the answers in the order of the places. With an
+// error, those that have none are nil.
 func (s *Store) runIn(ctx context.Context, sc *script, in []place, args func(place) []any) ([]any, error) {
 	replies := make([]any, len(in))
 	err := s.try(ctx, func(ctx context.Context) error {
@@ -91,14 +92,15 @@ func (s *Store) runIn(ctx context.Context, sc *script, in []place, args func(pla
 			}
 		}
 		execute(ctx, unknown)
+		var failure error
 		for i, command := range commands {
-			reply, err := command.Result()
+			var err error
+			replies[i], err = command.Result()
 			if err != nil && !errors.Is(err, goredis.Nil) {
-				return err
+				replies[i], failure = nil, err
 			}
-			replies[i] = reply
 		}
-		return nil
+		return failure
 	})
 	return replies, err
 }
@@ -114,9 +116,17 @@ func execute(ctx context.Context, pipe goredis.Pipeliner) {
 		command.SetErr(errNotSent)
 	}
 	_, err := pipe.Exec(ctx)
+	notSent(commands, err)
+}
+
+// notSent says of commands that were not sent why: err is that of them all.
+func notSent(commands []goredis.Cmder, err error) {
+	if err == nil || errors.Is(err, errNotSent) {
+		return
+	}
 	for _, command := range commands {
 		switch {
-		case command.Err() != errNotSent || err == nil:
+		case command.Err() != errNotSent:
 		case answered(err) || errors.Is(err, goredis.Nil): // of another command
 			command.SetErr(fmt.Errorf("%w: %v", errNotSent, err))
 		default:

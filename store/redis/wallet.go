@@ -77,11 +77,11 @@ func (s *Store) InDoubt(ctx context.Context, before time.Time, outcome store.Out
 		replies, err := s.runIn(ctx, inDoubtScript, in, func(p place) []any {
 			return []any{before.UnixMicro(), outcomes[outcome], doubtGroup, broken[p]}
 		})
-		if err != nil {
-			return total, err
-		}
 		var more []place
 		for i, reply := range replies {
+			if reply == nil {
+				continue // it is away
+			}
 			f, ok := reply.([]any)
 			if !ok || len(f) != 3 {
 				return total, unexpected(reply)
@@ -93,6 +93,9 @@ func (s *Store) InDoubt(ctx context.Context, before time.Time, outcome store.Out
 			if total += int(settled); found == doubtGroup {
 				more = append(more, in[i])
 			}
+		}
+		if err != nil {
+			return total, err
 		}
 		in = more
 	}
