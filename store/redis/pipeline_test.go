@@ -21,12 +21,20 @@ func TestCommandsWithoutAConnectionHaveAnError(t *testing.T) {
 	}
 	for name, client := range clients {
 		t.Cleanup(func() { client.Close() })
+		if cluster, ok := client.(*goredis.ClusterClient); ok {
+			cluster.OnNewNode(func(node *goredis.Client) { node.AddHook(watch{}) })
+		} else {
+			client.AddHook(watch{})
+		}
 		pipe := client.Pipeline()
 		get, script := pipe.Get(t.Context(), "a"), pipe.Eval(t.Context(), "return nil", []string{"b"})
 		execute(t.Context(), pipe)
 		for _, err := range []error{get.Err(), script.Err()} {
 			if err == nil || errors.Is(err, goredis.Nil) || answered(err) {
 				t.Errorf("%s: a command that was not sent is answered %v", name, err)
+			}
+			if !hasCode(err, refusals) {
+				t.Errorf("%s: the error does not say why: %v", name, err)
 			}
 		}
 	}
