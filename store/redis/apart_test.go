@@ -7,6 +7,7 @@ import (
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/store/redis/redistest"
+	"github.com/connexease/caddy-whatsapp-gateway/store/storetest"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
@@ -41,7 +42,7 @@ func TestAnAppThatChangesItsAccountIsNeverOverItsLimit(t *testing.T) {
 	t.Parallel()
 	const limit = 20
 	server := redistest.Start(t, "appendfsync no")
-	clock := newFakeClock()
+	clock := storetest.NewClock()
 	o := testOptions(t, "single", "", server.URL())
 	o.Clock = clock.Now
 	first := newBooks(t, o)
@@ -75,7 +76,7 @@ func TestAnAdmissionThatProvesUnpaidStaysInTheWindows(t *testing.T) {
 	t.Parallel()
 	const limit = 4
 	server := redistest.Start(t, "appendfsync no")
-	clock := newFakeClock()
+	clock := storetest.NewClock()
 	o := testOptions(t, "single", "", server.URL())
 	o.Clock = clock.Now
 	first := newBooks(t, o)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/store/redis/redistest"
+	"github.com/connexease/caddy-whatsapp-gateway/store/storetest"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
@@ -95,7 +96,7 @@ func TestEachEventIsClaimedByOneOfTwoGateways(t *testing.T) {
 // Unlike a restart of the only gateway, the end of one of many frees nothing.
 func TestClaimsOutlastTheGatewayUntilTheirLeaseEnds(t *testing.T) {
 	server := redistest.Start(t)
-	clock := newFakeClock()
+	clock := storetest.NewClock()
 	one, other := openOutbox(t, server, clock), openOutbox(t, server, clock)
 	one.receive(outboxEvents("app_1", 1)...)
 	if n := len(one.claim("app_1", 5)); n != 1 {
@@ -113,7 +114,7 @@ func TestClaimsOutlastTheGatewayUntilTheirLeaseEnds(t *testing.T) {
 
 // Scores are doubles, which Redis writes with an exponent where they are round.
 func TestTimesAreExactToTheMicrosecond(t *testing.T) {
-	o := openOutbox(t, redistest.Start(t), newFakeClock())
+	o := openOutbox(t, redistest.Start(t), storetest.NewClock())
 	for i, micros := range []int64{1_700_000_000_000_000, 2_000_000_000_000_000, 1_799_999_999_999_999, 1_234_567_890_123_457} {
 		app := tenant.AppID(fmt.Sprintf("app_%d", i))
 		want := time.UnixMicro(micros).UTC()
@@ -131,7 +132,7 @@ func TestTimesAreExactToTheMicrosecond(t *testing.T) {
 
 func TestClaimWhoseAnswerIsLostIsMadeAgain(t *testing.T) {
 	server := redistest.Start(t)
-	o := openOutbox(t, server, newFakeClock())
+	o := openOutbox(t, server, storetest.NewClock())
 	events := outboxEvents("app_1", 5)
 	o.receive(events...)
 	o.claim("app_2", 1) // the script is known
@@ -152,7 +153,7 @@ func TestClaimWhoseAnswerIsLostIsMadeAgain(t *testing.T) {
 }
 
 func TestOutcomeWhoseAnswerIsLostCountsOnce(t *testing.T) {
-	o := openOutbox(t, redistest.Start(t), newFakeClock())
+	o := openOutbox(t, redistest.Start(t), storetest.NewClock())
 	e := outboxEvents("app_1", 1)[0]
 	o.receive(e)
 	claimed := o.claim("app_1", 1)
@@ -166,7 +167,7 @@ func TestOutcomeWhoseAnswerIsLostCountsOnce(t *testing.T) {
 
 func TestEventsAreDeliveredWhereMemoryIsFull(t *testing.T) {
 	server := redistest.Start(t, "maxmemory-policy noeviction")
-	o := openOutbox(t, server, newFakeClock())
+	o := openOutbox(t, server, storetest.NewClock())
 	o.receive(outboxEvents("app_1", 2)...)
 	if _, err := server.Command("CONFIG", "SET", "maxmemory", "1"); err != nil {
 		t.Fatal(err)

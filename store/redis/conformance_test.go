@@ -3,7 +3,6 @@ package redis
 import (
 	"os"
 	"regexp"
-	"sync"
 	"testing"
 	"time"
 
@@ -31,28 +30,6 @@ func TestMain(m *testing.M) {
 		}
 	}
 	os.Exit(code)
-}
-
-// fakeClock is a store's clock that only moves when told to.
-type fakeClock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func newFakeClock() *fakeClock {
-	return &fakeClock{now: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)}
-}
-
-func (c *fakeClock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *fakeClock) Advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
 }
 
 // patience is the timeout of stores that a test does not want to be away, however
@@ -86,7 +63,7 @@ func open(t testing.TB, o Options) *Store {
 // onTestClock is a harness whose stores have a clock of the test's.
 func onTestClock(o func(testing.TB) Options) storetest.Harness {
 	return storetest.Harness{Open: func(t *testing.T) *storetest.Instance {
-		clock := newFakeClock()
+		clock := storetest.NewClock()
 		o := o(t)
 		o.Clock = clock.Now
 		return &storetest.Instance{

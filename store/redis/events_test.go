@@ -10,6 +10,7 @@ import (
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/store/redis/redistest"
+	"github.com/connexease/caddy-whatsapp-gateway/store/storetest"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
@@ -18,7 +19,7 @@ func TestHostileTextsComeBackAsTheyWere(t *testing.T) {
 	for i := range every {
 		every[i] = byte(i)
 	}
-	o := openOutbox(t, redistest.Start(t), newFakeClock())
+	o := openOutbox(t, redistest.Start(t), storetest.NewClock())
 	for i, text := range []string{"", string(every), "\r\n*1\r\n$8\r\nFLUSHALL\r\n", "$-1\r\n", "\xff\xfe{}", "1e400", "nil", "]] return 1 --"} {
 		app := tenant.AppID(fmt.Sprintf("app_%d {x}:%s", i, text))
 		e := outboxEvents(app, 1)[0]
@@ -41,7 +42,7 @@ func TestHostileTextsComeBackAsTheyWere(t *testing.T) {
 }
 
 func TestEventsOfAllPlacesAreMerged(t *testing.T) {
-	o := openOutbox(t, redistest.Start(t, "appendfsync no"), newFakeClock())
+	o := openOutbox(t, redistest.Start(t, "appendfsync no"), storetest.NewClock())
 	var want []store.Event
 	for i := range 400 {
 		e := outboxEvents(tenant.AppID(fmt.Sprintf("app_%d", i%40)), 1)

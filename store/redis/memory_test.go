@@ -8,6 +8,7 @@ import (
 	"github.com/connexease/caddy-whatsapp-gateway/pricing"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/store/redis/redistest"
+	"github.com/connexease/caddy-whatsapp-gateway/store/storetest"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
@@ -30,7 +31,7 @@ func TestMemory(t *testing.T) {
 	t.Log("redis_version:" + parseInfo(version)["redis_version"])
 
 	t.Run("app", func(t *testing.T) {
-		clock := newFakeClock()
+		clock := storetest.NewClock()
 		o := testOptions(t, "single", "", server.URL())
 		o.Clock, o.Serving = clock.Now, false
 		s := open(t, o)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/store/redis/redistest"
+	"github.com/connexease/caddy-whatsapp-gateway/store/storetest"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
@@ -21,11 +22,11 @@ import (
 type outbox struct {
 	*Store
 	t     testing.TB
-	clock *fakeClock
+	clock *storetest.Clock
 }
 
 // openOutbox opens a store whose clock stands still, or Redis's own where there is none.
-func openOutbox(t testing.TB, server *redistest.Server, clock *fakeClock) *outbox {
+func openOutbox(t testing.TB, server *redistest.Server, clock *storetest.Clock) *outbox {
 	t.Helper()
 	o := testOptions(t, "single", "", server.URL())
 	o.KeyPrefix, o.Serving = DefaultKeyPrefix, false // all work on the same, and nothing but events is written
@@ -119,7 +120,7 @@ func wantIDs(t testing.TB, what string, got, want []store.EventID) {
 
 func TestOutboxWorksWhereScriptsAreForgotten(t *testing.T) {
 	server := redistest.Start(t)
-	o := openOutbox(t, server, newFakeClock())
+	o := openOutbox(t, server, storetest.NewClock())
 	events := outboxEvents("app_1", 3)
 	forget := func() *outbox { server.FlushScripts(); return o }
 	forget().receive(events...)
@@ -146,7 +147,7 @@ func TestOutboxWorksWhereScriptsAreForgotten(t *testing.T) {
 
 func TestLargeWebhookIsStoredOnce(t *testing.T) {
 	const events, apps = 2_000, 3
-	o := openOutbox(t, redistest.Start(t, "appendfsync no"), newFakeClock())
+	o := openOutbox(t, redistest.Start(t, "appendfsync no"), storetest.NewClock())
 	var all []store.Event
 	for i := range events {
 		batch := outboxEvents(tenant.AppID(fmt.Sprintf("app_%d", i%apps)), 1)
@@ -206,7 +207,7 @@ func TestStepsAreBounded(t *testing.T) {
 
 func TestDeadLettersAreDeletedAfterTheirLifetime(t *testing.T) {
 	server := redistest.Start(t)
-	o := openOutbox(t, server, newFakeClock())
+	o := openOutbox(t, server, storetest.NewClock())
 	apps := []tenant.AppID{"app_1", "app_2"}
 	given := store.Attempt{Result: store.GivenUp, Error: "410"}
 	for _, app := range apps {
@@ -240,7 +241,7 @@ func TestDeadLettersAreDeletedAfterTheirLifetime(t *testing.T) {
 // Where no gateway runs any more, Redis deletes what users wrote.
 func TestRedisDeletesDeadLettersByItself(t *testing.T) {
 	server := redistest.Start(t)
-	o := openOutbox(t, server, newFakeClock())
+	o := openOutbox(t, server, storetest.NewClock())
 	events := outboxEvents("app_1", 2)
 	o.receive(events...)
 	lifetime := func(e store.Event) time.Duration {
@@ -280,7 +281,7 @@ func TestRedisDeletesDeadLettersByItself(t *testing.T) {
 func TestBuryFindsAllWhileOthersAreClaimed(t *testing.T) {
 	const old, fresh = 300, 300
 	server := redistest.Start(t, "appendfsync no")
-	clock := newFakeClock()
+	clock := storetest.NewClock()
 	o, other := openOutbox(t, server, clock), openOutbox(t, server, clock)
 	all := outboxEvents("app_1", old)
 	o.receive(all...)
@@ -304,7 +305,7 @@ func TestBuryFindsAllWhileOthersAreClaimed(t *testing.T) {
 // What a step has not done in full is done when it is made again.
 func TestEventIsNotLostWhereAnIndexIsSpoilt(t *testing.T) {
 	server := redistest.Start(t)
-	o := openOutbox(t, server, newFakeClock())
+	o := openOutbox(t, server, storetest.NewClock())
 	e := outboxEvents("app_1", 1)[0]
 	index := o.base(placeOf(e.App)) + "pending:app_1"
 	if _, err := server.Command("SET", index, "spoilt"); err != nil {
@@ -324,7 +325,7 @@ func TestEventIsNotLostWhereAnIndexIsSpoilt(t *testing.T) {
 
 func TestQuarantineIsBoundedHoweverItFills(t *testing.T) {
 	server := redistest.Start(t, "appendfsync no")
-	o := openOutbox(t, server, newFakeClock())
+	o := openOutbox(t, server, storetest.NewClock())
 	unknown := func(n, size int) (events []store.Event) {
 		for range n {
 			events = append(events, store.Event{ID: store.NewEventID(), State: store.Quarantined, Payload: make([]byte, size)})

@@ -2,35 +2,12 @@ package sqlite
 
 import (
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/store/storetest"
 )
-
-// fakeClock stands still until it is moved.
-type fakeClock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func newFakeClock() *fakeClock {
-	return &fakeClock{now: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)}
-}
-
-func (c *fakeClock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *fakeClock) Advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
 
 // open opens the database at path as a gateway does.
 func open(t testing.TB, path string, clock func() time.Time) *Store {
@@ -53,7 +30,7 @@ func TestFollower(t *testing.T) {
 
 func openInstance(t *testing.T) *storetest.Instance {
 	path := filepath.Join(t.TempDir(), "gateway.db")
-	clock := newFakeClock()
+	clock := storetest.NewClock()
 	return &storetest.Instance{
 		Store:   open(t, path, clock.Now),
 		Reopen:  func() store.Store { return open(t, path, clock.Now) },

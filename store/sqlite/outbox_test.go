@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/store/storetest"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
@@ -30,7 +31,7 @@ func put(t testing.TB, s *Store, app tenant.AppID) store.EventID {
 // The claims of a gateway end with it: nobody has to wait for them to run out.
 func TestRestartEndsClaims(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "gateway.db")
-	clock := newFakeClock()
+	clock := storetest.NewClock()
 	s := open(t, path, clock.Now)
 	id := put(t, s, "app_1")
 	claimed, _, err := s.Claim(t.Context(), "app_1", 10, time.Hour)
@@ -61,7 +62,7 @@ func TestCommandsDoNotClaim(t *testing.T) {
 }
 
 func TestSweepForgetsOldDeadLetters(t *testing.T) {
-	clock := newFakeClock()
+	clock := storetest.NewClock()
 	s := open(t, filepath.Join(t.TempDir(), "gateway.db"), clock.Now)
 	put(t, s, "app_1")
 	old := put(t, s, "app_2")
