@@ -68,16 +68,9 @@ func (s *sharedStore) closeJournal() error {
 	return s.journal.Close()
 }
 
-// answers are the errors with which a store, or the Core Service, answers. Any
-// other says that there was no answer.
-var answers = []error{
-	store.ErrNotFound, store.ErrCorrupt, store.ErrExists, store.ErrConflict, store.ErrPepper, store.ErrBusy, pricing.ErrOverflow,
-}
-
-// gotAnswer tells whether there was an answer; no error is one, too.
-func gotAnswer(err error) bool {
-	return err == nil || slices.ContainsFunc(answers, func(answer error) bool { return errors.Is(err, answer) })
-}
+// gotAnswer tells whether a store, or the Core Service, has answered; no error is an
+// answer, too.
+func gotAnswer(err error) bool { return err == nil || store.Answered(err) }
 
 // storeAway tells whether an error says that the store is away.
 func storeAway(err error) bool {

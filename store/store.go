@@ -39,6 +39,17 @@ var (
 	ErrClosed = errors.New("store is closed")
 )
 
+// Answered tells whether an error is an answer: the store was there, has understood,
+// and would say the same again. [ErrFull] is none, since there may be room later.
+func Answered(err error) bool {
+	for _, answer := range []error{ErrNotFound, ErrCorrupt, ErrExists, ErrConflict, ErrPepper, ErrBusy, pricing.ErrOverflow} {
+		if errors.Is(err, answer) {
+			return true
+		}
+	}
+	return false
+}
+
 // Store is a directory, the wallets and the outbox. Any error other than those of this
 // package and those of the context means that the store cannot be reached or
 // written; nothing has taken effect then, or it takes effect once when the

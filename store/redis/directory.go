@@ -30,25 +30,14 @@ var (
 	tombstoneScript = newScript(headerAlways, "scripts/tombstone.lua")
 )
 
-// onKeys runs a script on each of some keys without a place, in one round trip or,
-// where a node does not know the script, two.
+// onKeys runs a script on each of some keys without a place.
 func (s *Store) onKeys(ctx context.Context, sc *script, keys []string, args ...any) ([]any, error) {
-	args = append([]any{s.now()}, args...)
-	replies := make([]any, len(keys))
+	calls, replies := make([]call, len(keys)), make([]any, len(keys))
+	for i, key := range keys {
+		calls[i] = call{[]string{key}, args}
+	}
 	err := s.try(ctx, func(ctx context.Context) error {
-		known, unknown := s.client.Pipeline(), s.client.Pipeline()
-		commands := make([]*goredis.Cmd, len(keys))
-		for i, key := range keys {
-			commands[i] = known.EvalSha(ctx, sc.sha, []string{key}, args...)
-		}
-		execute(ctx, known)
-		for i, key := range keys {
-			if noScript(commands[i].Err()) {
-				commands[i] = unknown.Eval(ctx, sc.source, []string{key}, args...)
-			}
-		}
-		execute(ctx, unknown)
-		for i, command := range commands {
+		for i, command := range s.evalEach(ctx, sc, calls) {
 			var err error
 			if replies[i], err = command.Result(); err != nil {
 				return recordError(err)

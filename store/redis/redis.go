@@ -58,10 +58,12 @@ type Options struct {
 
 // Store is a [store.Store] on Redis.
 type Store struct {
-	client  goredis.UniversalClient
-	prefix  string
-	timeout time.Duration
-	clock   func() time.Time // nil: Redis's own
+	client goredis.UniversalClient
+	prefix string
+	// declared are the keys that a script declares, by its place; see [declare].
+	declared [places][]string
+	timeout  time.Duration
+	clock    func() time.Time // nil: Redis's own
 	// describe is [Options.Describe], or nil.
 	describe func(error) string
 	serving  bool
@@ -109,7 +111,20 @@ func allPlaces() []place {
 }
 
 // base is what the keys of a place begin with, such as "wagw:{07}:".
-func (s *Store) base(p place) string { return fmt.Sprintf("%s:{%02d}:", s.prefix, int(p)) }
+func (s *Store) base(p place) string { return s.declared[p][0] }
+
+// declare returns the keys that a script declares, by its place: the base of that, which
+// is no key, and another one that is none either. A Cluster that moves the place's slot
+// to another node sends a script there whose declared keys it does not have, and the
+// other node runs one with a single key on whatever of the place it has by then. With
+// two it answers TRYAGAIN: the place is away until all of it has been moved.
+func declare(prefix string) (keys [places][]string) {
+	for p := range keys {
+		base := fmt.Sprintf("%s:{%02d}:", prefix, p)
+		keys[p] = []string{base, base + "-"}
+	}
+	return keys
+}
 
 // key is a key that is in no place: in a Cluster it is in a slot of its own.
 func (s *Store) key(name string) string { return s.prefix + ":" + name }
@@ -151,7 +166,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		o.Timeout = DefaultTimeout
 	}
 	s := &Store{
-		client: connect(o), prefix: o.KeyPrefix, timeout: o.Timeout, clock: o.Clock, describe: o.Describe, serving: o.Serving, id: rand.Text(),
+		client: connect(o), prefix: o.KeyPrefix, declared: declare(o.KeyPrefix), timeout: o.Timeout, clock: o.Clock, describe: o.Describe, serving: o.Serving, id: rand.Text(),
 		homes: newHomes(), forsake: newForsaken(),
 	}
 	s.logger.Store(zap.NewNop())
@@ -314,14 +329,7 @@ func answered(err error) bool {
 }
 
 // ours tells the errors that a step of this package has made of an answer.
-func ours(err error) bool {
-	for _, known := range []error{store.ErrNotFound, store.ErrExists, store.ErrConflict, store.ErrCorrupt, store.ErrPepper, store.ErrBusy, errUnexpected} {
-		if errors.Is(err, known) {
-			return true
-		}
-	}
-	return false
-}
+func ours(err error) bool { return store.Answered(err) || errors.Is(err, errUnexpected) }
 
 // passing tells whether an error may be gone in a moment: a connection that broke,
 // or a node that is no master any more.

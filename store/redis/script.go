@@ -14,9 +14,9 @@ import (
 //go:embed scripts/*.lua
 var scriptFiles embed.FS
 
-// script is a Lua script of scripts/. Its one key is the base of a place; the keys
-// that it builds from that are all in the same slot. ARGV[1] is the time in
-// microseconds, or nothing for Redis's own.
+// script is a Lua script of scripts/. KEYS[1] is the base of a place, and the keys that
+// it builds from that are all in the same slot; or the one key that it is about. ARGV[1] is
+// the time in microseconds, or nothing for Redis's own.
 type script struct{ source, sha string }
 
 // Scripts that give back or write down what has been decided elsewhere run even
@@ -54,7 +54,7 @@ func (s *Store) run(ctx context.Context, sc *script, p place, args ...any) (any,
 // eval sends a script's name and, where Redis does not know it (yet, or since its
 // cache was flushed), the script.
 func (s *Store) eval(ctx context.Context, sc *script, p place, args []any) (any, error) {
-	keys, args := s.declared(p), append([]any{s.now()}, args...)
+	keys, args := s.declared[p], append([]any{s.now()}, args...)
 	reply, err := s.client.EvalSha(ctx, sc.sha, keys, args...).Result()
 	if noScript(err) {
 		reply, err = s.client.Eval(ctx, sc.source, keys, args...).Result()
@@ -65,35 +65,42 @@ func (s *Store) eval(ctx context.Context, sc *script, p place, args []any) (any,
 	return reply, err
 }
 
-// declared are the keys that a script in a place declares: its base, which is no key,
-// and another one that is none either. A Cluster that moves the place's slot to another
-// node sends a script there whose declared keys it does not have, and the other node runs
-// one with a single key on whatever of the place it has by then. With two it
-// answers TRYAGAIN: the place is away until all of it has been moved.
-func (s *Store) declared(p place) []string { return []string{s.base(p), s.base(p) + "-"} }
-
 func noScript(err error) bool { return goredis.HasErrorPrefix(err, "NOSCRIPT") }
+
+// call is one run of a script.
+type call struct {
+	keys []string
+	args []any
+}
+
+// evalEach runs a script once for each call, in one round trip or, where a node does
+// not know the script, two.
+func (s *Store) evalEach(ctx context.Context, sc *script, calls []call) []*goredis.Cmd {
+	known, unknown := s.client.Pipeline(), s.client.Pipeline()
+	commands := make([]*goredis.Cmd, len(calls))
+	for i, c := range calls {
+		commands[i] = known.EvalSha(ctx, sc.sha, c.keys, append([]any{s.now()}, c.args...)...)
+	}
+	execute(ctx, known)
+	for i, c := range calls {
+		if noScript(commands[i].Err()) {
+			commands[i] = unknown.Eval(ctx, sc.source, c.keys, append([]any{s.now()}, c.args...)...)
+		}
+	}
+	execute(ctx, unknown)
+	return commands
+}
 
 // runIn runs a script in several places at the same time, with the arguments
 // that are given for each, and returns the answers in the order of the places. With an
 // error, those that have none are nil.
 func (s *Store) runIn(ctx context.Context, sc *script, in []place, args func(place) []any) ([]any, error) {
-	replies := make([]any, len(in))
-	err := s.try(ctx, func(ctx context.Context) error {
-		known, unknown := s.client.Pipeline(), s.client.Pipeline()
-		commands := make([]*goredis.Cmd, len(in))
-		for i, p := range in {
-			commands[i] = known.EvalSha(ctx, sc.sha, s.declared(p), append([]any{s.now()}, args(p)...)...)
-		}
-		execute(ctx, known)
-		for i, p := range in {
-			if noScript(commands[i].Err()) {
-				commands[i] = unknown.Eval(ctx, sc.source, s.declared(p), append([]any{s.now()}, args(p)...)...)
-			}
-		}
-		execute(ctx, unknown)
-		var failure error
-		for i, command := range commands {
+	calls, replies := make([]call, len(in)), make([]any, len(in))
+	for i, p := range in {
+		calls[i] = call{s.declared[p], args(p)}
+	}
+	err := s.try(ctx, func(ctx context.Context) (failure error) {
+		for i, command := range s.evalEach(ctx, sc, calls) {
 			var err error
 			replies[i], err = command.Result()
 			if err != nil && !errors.Is(err, goredis.Nil) {

@@ -96,9 +96,7 @@ const (
 
 // refusal marks the errors that leave the transaction as it was.
 func refusal(err error) bool {
-	return errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrConflict) ||
-		errors.Is(err, store.ErrPepper) || errors.Is(err, store.ErrCorrupt) || errors.Is(err, pricing.ErrOverflow) ||
-		errors.As(err, new(changeError))
+	return store.Answered(err) || errors.As(err, new(changeError))
 }
 
 // do has the writer run op and waits for it to be durable, or for the context.

@@ -17,9 +17,8 @@ if with_windows then
 		verdict = 'over_second'
 	end
 end
-local hold, made = base .. 'hold:' .. id, nil
 if with_money and id ~= '' then
-	made = redis.call('HGET', hold, 'state')
+	local made = redis.call('HGET', base .. 'hold:' .. id, 'state')
 	if made == 'forsaken' then
 		verdict = 'forsaken'
 	elseif made then
@@ -38,17 +37,8 @@ end
 if verdict ~= 'admitted' or mode == 'check' then
 	return { verdict, left[1], left[2] }
 end
-if with_money and mode == 'hold' then
-	local available, held = add(w.available, minus(fee)), add(w.held, fee)
-	if not available or not held then
-		return redis.error_reply('ERR a wallet would not fit')
-	end
-	sound(account, id, '')
-	redis.call('ZADD', base .. 'open', digits(now), id)
-	enter(w, 'hold', id, fee, available, '', app)
-	w.available, w.held = available, held
-	save(w)
-	redis.call('HSET', hold, 'state', 'open', 'account', account, 'app', app, 'fee', fee)
+if with_money and mode == 'hold' and not make_hold(w, id, fee, app, '') then
+	return redis.error_reply(NO_FIT)
 end
 if with_windows then
 	count(windows[1], per_second)

@@ -95,9 +95,8 @@ local entered = 0
 local function enter(w, kind, id, amount, balance, message, app)
 	w.seq = math.max(w.seq + 1, real + entered)
 	entered = entered + 1
-	local at = ARGV[1] ~= '' and ARGV[1] or ''
 	redis.call('XADD', base .. 'ledger:' .. w.account, digits(w.seq) .. '-0',
-		'k', kind, 'o', id, 'a', amount, 'b', balance, 'm', message, 'p', app, 't', at)
+		'k', kind, 'o', id, 'a', amount, 'b', balance, 'm', message, 'p', app, 't', ARGV[1])
 	if kind ~= 'hold' and kind ~= 'release' then
 		redis.call('SADD', base .. 'unreported', w.account)
 	end
@@ -108,8 +107,8 @@ local function save(w)
 		'credited', w.credited, 'seq', digits(w.seq))
 end
 
--- charge charges a message's template fee, once. f is what HMGET said of the
--- message: account, app, fee, early. It returns the fee's result.
+-- charge charges a message's template fee, which was not charged before, at one of
+-- these prices. It returns the fee's result.
 local function charge(w, app, message, prices)
 	local price = prices[w.currency]
 	if not price then
@@ -146,6 +145,24 @@ local function named(w, app, message)
 	end
 end
 
+-- make_hold moves a fee from available to held, and tells whether it fits. The message is that of what
+-- comes next, if it is known.
+local function make_hold(w, id, fee, app, message)
+	local available, held = add(w.available, minus(fee)), add(w.held, fee)
+	if not available or not held then
+		return false
+	end
+	sound(w.account, id, message)
+	redis.call('ZADD', base .. 'open', digits(now), id)
+	enter(w, 'hold', id, fee, available, '', app)
+	w.available, w.held = available, held
+	save(w)
+	redis.call('HSET', base .. 'hold:' .. id, 'state', 'open', 'account', w.account, 'app', app, 'fee', fee)
+	return true
+end
+
+local NO_FIT = 'ERR a wallet would not fit'
+
 -- settle ends a hold: outcome is 'capture' or 'release'. It returns 'settled', 'same' where
 -- it had that outcome, 'conflict' where it had the other one, and 'unknown'.
 local function settle(id, outcome, message)
@@ -162,7 +179,7 @@ local function settle(id, outcome, message)
 	local held, to = add(w.held, minus(fee)), outcome == 'capture' and 'captured' or 'available'
 	local sum = add(w[to], fee)
 	if not held or not sum then
-		return redis.error_reply('ERR a wallet would not fit')
+		return redis.error_reply(NO_FIT)
 	end
 	sound(h[2], id, message)
 	enter(w, outcome, id, fee, to == 'available' and sum or w.available, message, app)
