@@ -71,13 +71,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}
-	return parseBlock(d, func(word string) error {
-		parse, ok := appOptions[word]
-		if !ok {
-			return d.Errf("unrecognized option: %s", word)
-		}
-		return parse(a, d)
-	}, "encryption_key")
+	return parseOptions(d, a, appOptions, "encryption_key")
 }
 
 // appOptions are the words of the global option; each function stands on its

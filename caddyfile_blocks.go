@@ -6,15 +6,16 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// parseOptions reads a block whose words are these.
-func parseOptions[T any](d *caddyfile.Dispenser, to *T, options map[string]func(*T, *caddyfile.Dispenser) error) error {
+// parseOptions reads a block whose words are these, of which the repeatable ones may stand
+// more than once.
+func parseOptions[T any](d *caddyfile.Dispenser, to *T, options map[string]func(*T, *caddyfile.Dispenser) error, repeatable ...string) error {
 	return parseBlock(d, func(word string) error {
 		parse, ok := options[word]
 		if !ok {
 			return d.Errf("unrecognized option: %s", word)
 		}
 		return parse(to, d)
-	})
+	}, repeatable...)
 }
 
 // parseCore reads the option core.
