@@ -130,6 +130,7 @@ func (g *gateway) openHolds(t testing.TB, account string) map[string]bool {
 	if g.onRedis() {
 		return g.settings.common.openHolds(t, account)
 	}
+	g.ledger(t, account) // which has the ledger's tail entered
 	db := g.open(t)
 	defer db.Close()
 	rows, err := db.QueryContext(t.Context(), "SELECT id FROM holds WHERE account_id = ?", account)

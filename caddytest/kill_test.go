@@ -85,7 +85,7 @@ func (g *gateway) settleInDoubt(t *testing.T, meta *gateway, who tenant, s setti
 	s.app, s.handler = fmt.Sprintf("in_doubt %v capture", after), "upstream_timeout 1s"
 	g.configure(t, s)
 	eventually(t, "the last hold to be older than the policy asks for", func() error {
-		if youngest := g.youngestHold(t); time.Since(youngest) <= after {
+		if youngest := g.youngestHold(t, who.account); time.Since(youngest) <= after {
 			return fmt.Errorf("it was made at %v", youngest)
 		}
 		return nil
@@ -111,8 +111,9 @@ func (g *gateway) settleInDoubt(t *testing.T, meta *gateway, who tenant, s setti
 }
 
 // youngestHold is when the youngest hold without an outcome was made.
-func (g *gateway) youngestHold(t testing.TB) time.Time {
+func (g *gateway) youngestHold(t testing.TB, account string) time.Time {
 	t.Helper()
+	g.ledger(t, account) // which has the ledger's tail entered
 	db := g.open(t)
 	defer db.Close()
 	var micros int64

@@ -33,6 +33,11 @@ func (w *writer) admit(a store.Admission) (store.Decision, error) {
 	if w.windows == nil {
 		return store.Decision{}, errShared
 	}
+	if w.dataVersion == unknownVersion && !w.open { // a group has failed
+		if _, err := w.refresh(); err != nil {
+			return store.Decision{}, err
+		}
+	}
 	ws := w.windows[a.App]
 	if ws == nil {
 		ws = new(window.Windows)
@@ -55,7 +60,7 @@ func (w *writer) admit(a store.Admission) (store.Decision, error) {
 		case d.Verdict == store.Admitted:
 			return w.admitted(ws, wl, a, d)
 		case a.Mode == store.Hold:
-			made, err := w.entryExists(a.HoldID.EntryID(store.KindHold))
+			made, err := w.isMade(a.HoldID)
 			if err != nil {
 				return d, err
 			}
@@ -118,16 +123,14 @@ func (w *writer) decide(ws *window.Windows, a store.Admission) (store.Decision, 
 func (w *writer) admitted(ws *window.Windows, wl *wallet, a store.Admission, d store.Decision) (store.Decision, error) {
 	at := w.admissionTime()
 	if a.Mode == store.Hold {
-		fresh, err := w.enter(store.Entry{
-			ID: a.HoldID.EntryID(store.KindHold), Kind: store.KindHold, Amount: a.Fee,
-			Balance: wl.Available - a.Fee, AppID: a.App, At: at,
-		}, wl)
-		if err != nil || !fresh { // not fresh: this hold was made before, and is not made twice
+		made, err := w.isMade(a.HoldID)
+		if err != nil || made {
 			return d, err
 		}
-		if _, err := w.statements.insertHold.Exec(a.HoldID, wl.account, a.App, a.Fee, at.UnixMicro()); err != nil {
-			return d, err
-		}
+		r := record{kind: store.KindHold, hold: a.HoldID, account: a.Account, app: a.App, amount: a.Fee,
+			seq: w.seq + 1, balance: wl.Available - a.Fee, at: at.UnixMicro()}
+		w.tail.hold(&r, w.tail.next)
+		w.remember(&r)
 		wl.Available -= a.Fee
 		wl.Held += a.Fee
 		w.current.made = a.HoldID
@@ -142,36 +145,56 @@ func (w *writer) admitted(ws *window.Windows, wl *wallet, a store.Admission, d s
 	return d, nil
 }
 
+// isMade tells whether there is, or was, a hold of this id. The ledger is asked for
+// those alone that may be in it: ids grow with time.
+func (w *writer) isMade(id store.HoldID) (bool, error) {
+	if w.tail.find(id) != nil {
+		return true, nil
+	}
+	if id > w.tail.newest && w.tail.holds[id] == nil {
+		return false, nil
+	}
+	return w.isEntered(id)
+}
+
 // rebuildWindows counts again what was admitted in the last minute, so that a
 // restart admits nobody twice.
 func (w *writer) rebuildWindows(ctx context.Context) error {
 	w.windows = make(map[tenant.AppID]*window.Windows)
 	from, until := w.epoch.Add(-time.Minute).UnixMicro(), w.epoch.Add(time.Minute).UnixMicro()
 	arrivals := make(map[tenant.AppID][]time.Duration)
+	arrived := func(app tenant.AppID, at int64) {
+		// What is in the future was written before the clock was set back: a
+		// little counts as now, and much tells nothing.
+		if from <= at && at < until {
+			arrivals[app] = append(arrivals[app], min(0, time.UnixMicro(at).Sub(w.epoch)))
+		}
+	}
+	for _, h := range w.tail.made {
+		arrived(h.app, h.at)
+	}
 	// The ledger is read backwards, because its end is where the last minute is
 	// and nothing but its end should be read.
 	for _, query := range []string{
-		"SELECT iif(kind = 'hold', id, ''), ifnull(app_id, ''), at FROM ledger ORDER BY seq DESC",
-		"SELECT 'free', app_id, at FROM free_admissions ORDER BY rowid DESC",
+		`SELECT iif(kind = 'hold', id, ''), ifnull(app_id, ''), iif(kind = 'hold', at, ifnull(held_at, 0)), at FROM ledger ORDER BY seq DESC`,
+		"SELECT 'free', app_id, at, at FROM free_admissions ORDER BY rowid DESC",
 	} {
 		rows, err := w.conn.QueryContext(ctx, query)
 		if err != nil {
 			return err
 		}
 		for rows.Next() {
-			var id string // of a hold; empty where nothing was admitted
+			var id string // of a hold that is an entry of its own
 			var app tenant.AppID
-			var at int64
-			if err := rows.Scan(&id, &app, &at); err != nil {
+			var made, at int64
+			if err := rows.Scan(&id, &app, &made, &at); err != nil {
 				return errors.Join(err, rows.Close())
 			}
 			if at < from {
 				break
 			}
-			if id != "" && !tenant.IsDerivedID(id) && at < until {
-				// What is in the future was written before the clock was set back: a
-				// little counts as now, and much tells nothing.
-				arrivals[app] = append(arrivals[app], min(0, time.UnixMicro(at).Sub(w.epoch)))
+			if !tenant.IsDerivedID(id) {
+				arrived(app, made)
 			}
 		}
 		if err := errors.Join(rows.Err(), rows.Close()); err != nil {

@@ -110,9 +110,12 @@ func (w *writer) moveTotal(t store.Total, last pricing.Micros) error {
 // newest entry that is seen is all there. Holds and releases need not be
 // reported; where there are many, it notes that it has passed over them.
 func (s *Store) Unreported(ctx context.Context, most int) (store.Report, error) {
-	var reported, newest int64
-	err := s.reading.QueryRowContext(ctx, `SELECT ifnull((SELECT value FROM settings WHERE name = 'ledger_reported'), 0),
-		ifnull((SELECT max(seq) FROM ledger), 0)`).Scan(&reported, &newest)
+	newest, err := s.enterTail(ctx)
+	if err != nil {
+		return store.Report{}, err
+	}
+	var reported int64
+	err = s.reading.QueryRowContext(ctx, "SELECT ifnull((SELECT value FROM settings WHERE name = 'ledger_reported'), 0)").Scan(&reported)
 	if err != nil {
 		return store.Report{}, s.readError(err)
 	}

@@ -83,6 +83,9 @@ func fillLedger(t testing.TB, s *Store, n int) {
 		_, err := w.write(`WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < ?)
 			INSERT INTO ledger (id, account_id, kind, amount, balance, at)
 			SELECT 'filler' || (SELECT count(*) FROM ledger) || '_' || i, 'acct_1', iif(i % 2, 'hold', 'release'), 1, 0, 0 FROM n`, n)
+		if err == nil {
+			w.seq, err = w.commands.lastSeq.number()
+		}
 		return err
 	}})
 	if err != nil {

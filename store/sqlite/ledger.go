@@ -1,26 +1,29 @@
 package sqlite
 
 import (
+	"container/heap"
 	"context"
+	"database/sql"
 	"errors"
 	"iter"
+	"math"
+	"strings"
 	"time"
 
+	"github.com/connexease/caddy-whatsapp-gateway/pricing"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
-// enter appends to the ledger and marks the wallet as changed. Not fresh means
-// that the entry's id was there already and nothing was done.
+// enter appends to the ledger and has the wallet written. Not fresh means that the entry's id was there already and nothing was done.
 func (w *writer) enter(e store.Entry, wl *wallet) (fresh bool, err error) {
-	result, err := w.statements.insertEntry.Exec(
-		e.ID, wl.account, e.Kind, e.Amount, e.Balance, e.AppID, e.MessageID, e.At.UnixMicro())
-	if err != nil {
+	n, err := w.commands.insertEntry.exec(w.seq+1, e.ID, string(wl.account), string(e.Kind), int64(e.Amount), int64(e.Balance),
+		null(e.AppID), null(e.MessageID), e.At.UnixMicro(), nil, nil, nil)
+	if err != nil || n == 0 {
 		return false, err
 	}
-	if n, err := result.RowsAffected(); err != nil || n == 0 {
-		return false, err
-	}
+	w.seq++
+	wl.entered = wl.entered.after(e)
 	w.touch(wl)
 	return true, nil
 }
@@ -46,27 +49,103 @@ func (s *Store) Ledger(ctx context.Context, account tenant.AccountID, since time
 		if !since.IsZero() {
 			from = since.UnixMicro()
 		}
-		rows, err := s.reading.QueryContext(ctx, `SELECT seq, id, kind, amount, balance, ifnull(message_id, ''), ifnull(app_id, ''), at
-			FROM ledger WHERE account_id = ? AND at >= ? ORDER BY seq`, account, from)
+		upTo, err := s.enterTail(ctx)
+		if err != nil {
+			yield(store.Entry{}, err)
+			return
+		}
+		rows, err := s.reading.QueryContext(ctx, `SELECT seq, id, kind, amount, balance, ifnull(message_id, ''), ifnull(app_id, ''), at,
+			held_seq, held_balance, held_at FROM ledger WHERE account_id = ? AND seq <= ? AND at >= ? ORDER BY seq`, account, upTo, from)
 		if err != nil {
 			yield(store.Entry{}, s.readError(err))
 			return
 		}
 		defer rows.Close()
+		var ahead entryHeap
 		for rows.Next() {
-			var e store.Entry
-			var at int64
-			if err := rows.Scan(&e.Seq, &e.ID, &e.Kind, &e.Amount, &e.Balance, &e.MessageID, &e.AppID, &at); err != nil {
+			e, held, err := scanEntry(rows.Scan)
+			if err != nil {
 				yield(store.Entry{}, err)
 				return
 			}
-			e.At = time.UnixMicro(at).UTC()
-			if !yield(e, nil) {
+			heap.Push(&ahead, e)
+			if held.Seq > 0 && held.At.UnixMicro() >= from {
+				heap.Push(&ahead, held)
+			}
+			if !ahead.yieldBefore(e.Seq-tailSpan, yield) {
 				return
 			}
 		}
 		if err := rows.Err(); err != nil {
 			yield(store.Entry{}, err)
+			return
+		}
+		ahead.yieldBefore(math.MaxInt64, yield)
+	}
+}
+
+// scanEntry reads a row of the ledger: an entry and, where it is in the same row, the
+// hold of which it is the outcome. Otherwise the hold's Seq is 0.
+func scanEntry(scan func(...any) error) (e, held store.Entry, err error) {
+	var at int64
+	var heldSeq, heldBalance, heldAt sql.NullInt64
+	err = scan(&e.Seq, &e.ID, &e.Kind, &e.Amount, &e.Balance, &e.MessageID, &e.AppID, &at, &heldSeq, &heldBalance, &heldAt)
+	e.At = time.UnixMicro(at).UTC()
+	if heldSeq.Valid {
+		held = store.Entry{
+			Seq: heldSeq.Int64, ID: string(store.KindHold) + strings.TrimPrefix(e.ID, string(e.Kind)), Kind: store.KindHold,
+			Amount: e.Amount, Balance: pricing.Micros(heldBalance.Int64), AppID: e.AppID, At: time.UnixMicro(heldAt.Int64).UTC(),
 		}
 	}
+	return e, held, err
+}
+
+// entryHeap has entries that were read, the first of the ledger on top: holds come with
+// their outcomes, that is late, but by no more than [tailSpan].
+type entryHeap []store.Entry
+
+func (h entryHeap) Len() int           { return len(h) }
+func (h entryHeap) Less(i, j int) bool { return h[i].Seq < h[j].Seq }
+func (h entryHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *entryHeap) Push(e any)        { *h = append(*h, e.(store.Entry)) }
+func (h *entryHeap) Pop() any {
+	last := len(*h) - 1
+	e := (*h)[last]
+	*h = (*h)[:last]
+	return e
+}
+
+// yieldBefore hands out the entries before a seq. It tells whether more are wanted.
+func (h *entryHeap) yieldBefore(seq int64, yield func(store.Entry, error) bool) bool {
+	for len(*h) > 0 && (*h)[0].Seq < seq {
+		if !yield(heap.Pop(h).(store.Entry), nil) {
+			return false
+		}
+	}
+	return true
+}
+
+// enterTail has all that is in the ledger's tail entered, for those who read the
+// ledger, and returns the seq up to which the ledger has everything now.
+func (s *Store) enterTail(ctx context.Context) (upTo int64, err error) {
+	err = s.writer.do(ctx, &operation{apply: func(w *writer) error {
+		if !w.open {
+			if _, err := w.refresh(); err != nil {
+				return err
+			}
+		}
+		upTo = w.seq
+		if w.current.wrote = w.open; w.tail.entered == len(w.tail.made) {
+			return nil
+		}
+		if _, err := w.begin(); err != nil {
+			return err
+		}
+		upTo = w.seq
+		return w.enterAll()
+	}})
+	if err != nil { // the writer may still be at it
+		return 0, err
+	}
+	return upTo, nil
 }

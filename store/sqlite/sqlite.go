@@ -115,8 +115,9 @@ func newWriter(ctx context.Context, db *sql.DB, o Options) (_ *writer, err error
 	epoch = epoch.Add(-time.Duration(epoch.Nanosecond()) % time.Microsecond) // to the whole microsecond
 	w := &writer{
 		clock: o.Clock, epoch: epoch,
-		operations: make(chan *operation), closing: make(chan struct{}), closed: make(chan struct{}),
+		queue: newQueue(), closing: make(chan struct{}), closed: make(chan struct{}),
 		wallets: make(map[tenant.AccountID]*wallet), earlyFees: make(map[string]earlyFee),
+		tail: newTail(), dataVersion: unknownVersion,
 	}
 	if w.conn, err = db.Conn(ctx); err != nil {
 		return nil, err
@@ -132,12 +133,15 @@ func newWriter(ctx context.Context, db *sql.DB, o Options) (_ *writer, err error
 	if err := prepare(ctx, w.conn, w.statements.all()); err != nil {
 		return nil, err
 	}
-	if o.Exclusive {
-		if err := w.rebuildWindows(ctx); err != nil {
-			return nil, err
-		}
+	if err := w.commands.prepare(w.conn); err != nil {
+		return nil, err
 	}
-	_, err = w.refresh()
+	if _, err := w.refresh(); err != nil {
+		return nil, err
+	}
+	if o.Exclusive {
+		err = w.rebuildWindows(ctx)
+	}
 	return w, err
 }
 

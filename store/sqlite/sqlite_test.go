@@ -110,7 +110,7 @@ func TestFailedGroupGivesItsWindowsBack(t *testing.T) {
 	a.Limits = tenant.RateLimit{PerSecond: 1, PerMinute: 1}
 	inWriter(t, s, func(w *writer) error {
 		_, err := w.conn.ExecContext(context.Background(),
-			"CREATE TEMP TRIGGER refuse BEFORE INSERT ON holds BEGIN SELECT RAISE(ABORT, 'refused'); END")
+			"CREATE TEMP TRIGGER refuse BEFORE INSERT ON ledger_tail BEGIN SELECT RAISE(ABORT, 'refused'); END")
 		return err
 	})
 	if _, err := s.Admit(t.Context(), a); err == nil {

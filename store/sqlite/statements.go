@@ -8,30 +8,25 @@ import (
 
 // statements are what the writer runs over and over.
 type statements struct {
-	dataVersion, selectWallet, updateWallet *sql.Stmt
-	insertEntry, insertHold, deleteHold     *sql.Stmt
-	selectEntry, insertFreeAdmission        *sql.Stmt
-	selectMessage                           *sql.Stmt
-	insertEvent, updateEvent, deleteEvent   *sql.Stmt
+	selectWallet, deleteHold              *sql.Stmt
+	selectEntry, selectHeld               *sql.Stmt
+	selectMessage, insertFreeAdmission    *sql.Stmt
+	insertEvent, updateEvent, deleteEvent *sql.Stmt
 }
 
 // all are the statements by their text.
 func (s *statements) all() map[string]**sql.Stmt {
 	return map[string]**sql.Stmt{
-		"PRAGMA data_version": &s.dataVersion,
 		"SELECT currency, credited, available, held, captured FROM accounts WHERE id = ?":                                                      &s.selectWallet,
-		"UPDATE accounts SET credited = ?, available = ?, held = ?, captured = ? WHERE id = ?":                                                 &s.updateWallet,
-		"INSERT INTO holds (id, account_id, app_id, amount, made_at) VALUES (?, ?, ?, ?, ?)":                                                   &s.insertHold,
 		"DELETE FROM holds WHERE id = ? RETURNING account_id, app_id, amount":                                                                  &s.deleteHold,
 		"SELECT kind, account_id, amount, ifnull(app_id, '') FROM ledger WHERE id = ?":                                                         &s.selectEntry,
+		"SELECT account_id, amount, ifnull(app_id, '') FROM ledger WHERE id IN (?, ?, ?) LIMIT 1":                                              &s.selectHeld,
 		"INSERT INTO free_admissions (app_id, at) VALUES (?, ?)":                                                                               &s.insertFreeAdmission,
 		"SELECT account_id, ifnull(app_id, '') FROM ledger WHERE message_id = ? AND kind = 'capture'":                                          &s.selectMessage,
 		"DELETE FROM outbox WHERE id = ?":                                                                                                      &s.deleteEvent,
 		"UPDATE outbox SET attempts = attempts + 1, state = ?, due_at = ?, last_error = ? WHERE id = ? AND attempts = ? AND state = 'pending'": &s.updateEvent,
 		`INSERT INTO outbox (id, app_id, event, state, received_at, due_at, last_error, payload)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`: &s.insertEvent,
-		`INSERT INTO ledger (id, account_id, kind, amount, balance, app_id, message_id, at)
-			VALUES (?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), ?) ON CONFLICT (id) DO NOTHING`: &s.insertEntry,
 	}
 }
 
@@ -43,8 +38,8 @@ type reads struct {
 // all are the statements by their text.
 func (r *reads) all() map[string]**sql.Stmt {
 	return map[string]**sql.Stmt{
-		`SELECT j.value ->> 0, l.account_id, ifnull(l.app_id, ''), EXISTS (SELECT 1 FROM ledger c WHERE c.id IN (j.value ->> 2, j.value ->> 3))
-			FROM json_each(?) j CROSS JOIN ledger l ON l.id = j.value ->> 1`: &r.selectHolds,
+		`SELECT j.value ->> 0, l.account_id, ifnull(l.app_id, ''), l.kind = 'capture'
+			FROM json_each(?) j CROSS JOIN ledger l ON l.id IN (j.value ->> 1, j.value ->> 2, j.value ->> 3, j.value ->> 4)`: &r.selectHolds,
 		"SELECT seq, id, due_at FROM outbox WHERE app_id = ? AND state = 'pending' ORDER BY due_at, seq LIMIT ?": &r.selectDue,
 		"SELECT " + eventColumns + ", payload FROM outbox WHERE seq = ?":                                         &r.selectEvent,
 	}

@@ -25,13 +25,24 @@ type earlyFee struct {
 
 // Holds implements [store.Store].
 func (s *Store) Holds(ctx context.Context, ids []store.HoldID) (map[store.HoldID]store.Sender, error) {
-	wanted := make([][4]string, 0, len(ids))
+	senders := make(map[store.HoldID]store.Sender, len(ids))
+	wanted := make([][5]string, 0, len(ids))
 	for _, id := range ids {
-		if id.Valid() {
-			wanted = append(wanted, [4]string{
-				string(id), id.EntryID(store.KindHold), id.EntryID(store.KindCapture), id.Again().EntryID(store.KindCapture),
-			})
+		if !id.Valid() {
+			continue
 		}
+		if sender, ok := s.writer.tail.sender(id); ok {
+			if senders[id] = sender; sender.Captured {
+				continue // and else perhaps once more, in the tables
+			}
+		}
+		wanted = append(wanted, [5]string{
+			string(id), id.EntryID(store.KindHold), id.EntryID(store.KindCapture), id.EntryID(store.KindRelease),
+			id.Again().EntryID(store.KindCapture),
+		})
+	}
+	if len(wanted) == 0 {
+		return senders, nil
 	}
 	text, err := json.Marshal(wanted)
 	if err != nil {
@@ -42,13 +53,13 @@ func (s *Store) Holds(ctx context.Context, ids []store.HoldID) (map[store.HoldID
 		return nil, s.readError(err)
 	}
 	defer rows.Close()
-	senders := make(map[store.HoldID]store.Sender, len(ids))
-	for rows.Next() {
+	for rows.Next() { // up to four for a hold
 		var id store.HoldID
 		var sender store.Sender
 		if err := rows.Scan(&id, &sender.Account, &sender.App, &sender.Captured); err != nil {
 			return nil, s.readError(err)
 		}
+		sender.Captured = sender.Captured || senders[id].Captured
 		senders[id] = sender
 	}
 	return senders, s.readError(rows.Err())
@@ -80,7 +91,7 @@ func (w *writer) applyStatus(status store.Status) (result store.StatusResult, er
 // captureReleased charges for a message whose hold was given back: it is held
 // and captured anew. It tells whether that had not been done before.
 func (w *writer) captureReleased(id store.HoldID, messageID string) (bool, error) {
-	e, account, err := w.entry(id.EntryID(store.KindHold))
+	e, account, err := w.hold(id)
 	if err != nil {
 		return false, err
 	}
@@ -116,10 +127,10 @@ func (w *writer) templateFee(status store.Status) (store.FeeResult, error) {
 	var err error
 	if status.Hold != "" {
 		var hold store.Entry
-		hold, account, err = w.entry(status.Hold.EntryID(store.KindHold))
+		hold, account, err = w.hold(status.Hold)
 		app = hold.AppID
 	} else {
-		err = w.statements.selectMessage.QueryRow(status.MessageID).Scan(&account, &app)
+		app, account, err = w.senderOf(status.MessageID)
 	}
 	if errors.Is(err, sql.ErrNoRows) {
 		if len(w.earlyFees) < maxEarlyFees {
@@ -135,6 +146,17 @@ func (w *writer) templateFee(status store.Status) (store.FeeResult, error) {
 		return store.NoFee, err
 	}
 	return w.chargeTemplate(wl, app, status.MessageID, status.TemplateFee)
+}
+
+// senderOf tells who has sent a message; sql.ErrNoRows where nobody has.
+func (w *writer) senderOf(messageID string) (app tenant.AppID, account tenant.AccountID, err error) {
+	for _, h := range w.tail.settled {
+		if h.outcome.messageID == messageID {
+			return h.app, h.account, nil
+		}
+	}
+	err = w.statements.selectMessage.QueryRow(messageID).Scan(&account, &app)
+	return app, account, err
 }
 
 // chargeTemplate charges a message's template fee, once.
@@ -182,6 +204,16 @@ func (w *writer) forgetEarlyFees() {
 // there is none.
 func (w *writer) entry(id string) (e store.Entry, account tenant.AccountID, err error) {
 	err = w.statements.selectEntry.QueryRow(id).Scan(&e.Kind, &account, &e.Amount, &e.AppID)
+	return e, account, err
+}
+
+// hold reads what a hold held and whose it is; sql.ErrNoRows where there is none.
+func (w *writer) hold(id store.HoldID) (e store.Entry, account tenant.AccountID, err error) {
+	if h := w.tail.find(id); h != nil {
+		return store.Entry{Amount: h.amount, AppID: h.app}, h.account, nil
+	}
+	err = w.statements.selectHeld.QueryRow(id.EntryID(store.KindHold), id.EntryID(store.KindCapture), id.EntryID(store.KindRelease)).
+		Scan(&account, &e.Amount, &e.AppID)
 	return e, account, err
 }
 

@@ -36,6 +36,14 @@ func (w *writer) settle(id store.HoldID, outcome store.Outcome, messageID string
 	if _, err := w.begin(); err != nil {
 		return false, err
 	}
+	if h := w.tail.find(id); h != nil {
+		if !h.open() || w.seq-h.seq < tailSpan {
+			return w.settleInTail(h, outcome, messageID)
+		}
+		if err := w.enterRecent(h); err != nil {
+			return false, err
+		}
+	}
 	var account tenant.AccountID
 	e := store.Entry{MessageID: messageID, At: w.clock()}
 	err = w.statements.deleteHold.QueryRow(id).Scan(&account, &e.AppID, &e.Amount)
@@ -69,6 +77,33 @@ func (w *writer) settle(id store.HoldID, outcome store.Outcome, messageID string
 	return true, w.chargeEarlyFee(wl, e.AppID, messageID)
 }
 
+// settleInTail ends a hold that is in the ledger's tail.
+func (w *writer) settleInTail(h *recentHold, outcome store.Outcome, messageID string) (fresh bool, err error) {
+	r := record{kind: store.KindRelease, hold: h.hold, seq: w.seq + 1, at: w.clock().UnixMicro()}
+	if outcome == store.Captured {
+		r.kind, r.messageID = store.KindCapture, messageID
+	}
+	switch {
+	case h.open():
+	case h.outcome.kind == r.kind:
+		return false, nil
+	default:
+		return false, store.ErrConflict
+	}
+	wl, err := w.walletOfEntry(h.account)
+	if err != nil {
+		return false, err
+	}
+	if r.balance = wl.Available; r.kind == store.KindRelease {
+		r.balance += h.amount
+	}
+	if err := w.settleRecent(h, &r); err != nil {
+		return false, err
+	}
+	w.remember(&r)
+	return true, w.chargeEarlyFee(wl, h.app, messageID)
+}
+
 // settledBefore is the answer for a hold that is not open.
 func (w *writer) settledBefore(id store.HoldID, outcome store.Outcome) error {
 	captured, err := w.entryExists(id.EntryID(store.KindCapture))
@@ -94,6 +129,9 @@ func (s *Store) InDoubt(ctx context.Context, before time.Time, outcome store.Out
 	for settled := 0; ; {
 		n := 0
 		err := s.writer.do(ctx, &operation{apply: func(w *writer) error {
+			if err := w.enterDoubtful(before); err != nil {
+				return err
+			}
 			ids, err := w.holdsBefore(before, group)
 			if err != nil {
 				return err
@@ -113,6 +151,15 @@ func (s *Store) InDoubt(ctx context.Context, before time.Time, outcome store.Out
 			return settled, nil
 		}
 	}
+}
+
+// enterDoubtful enters the holds of the tail that were made before a time and have no
+// outcome.
+func (w *writer) enterDoubtful(before time.Time) error {
+	if _, err := w.begin(); err != nil {
+		return err
+	}
+	return w.enterTail(0, before.UnixMicro())
 }
 
 func (w *writer) holdsBefore(before time.Time, limit int) ([]store.HoldID, error) {
@@ -177,8 +224,23 @@ func (w *writer) creditedBefore(id string, account tenant.AccountID, amount pric
 }
 
 // Balance implements [store.Store].
-func (s *Store) Balance(ctx context.Context, account tenant.AccountID) (b store.Balance, err error) {
-	err = s.reading.QueryRowContext(ctx, "SELECT available, held, captured FROM accounts WHERE id = ?", account).
-		Scan(&b.Available, &b.Held, &b.Captured)
-	return b, s.readError(err)
+func (s *Store) Balance(ctx context.Context, account tenant.AccountID) (store.Balance, error) {
+	var b store.Balance
+	err := s.writer.do(ctx, &operation{apply: func(w *writer) error {
+		if !w.open {
+			if _, err := w.refresh(); err != nil {
+				return err
+			}
+		}
+		w.current.wrote = w.open
+		wl, err := w.wallet(account)
+		if err == nil {
+			b = wl.Balance
+		}
+		return err
+	}})
+	if err != nil { // the writer may still be at it
+		return store.Balance{}, err
+	}
+	return b, nil
 }

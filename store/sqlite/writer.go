@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,12 @@ const (
 	pollInterval = 50 * time.Millisecond
 	// sweepInterval is how often memory and disk are freed of what is past.
 	sweepInterval = 15 * time.Second
+	// commitInterval is the least time from the beginning of one commit to that of the
+	// next while many operations come at a time: making it durable costs as much for one
+	// as for all of them. busyGroup is how many are many; what comes alone waits for
+	// nothing.
+	commitInterval = 600 * time.Microsecond
+	busyGroup      = 3
 	// maxGroup bounds the operations of one commit, so that none waits long for
 	// those behind it.
 	maxGroup = 512
@@ -34,15 +41,20 @@ const (
 type writer struct {
 	conn       *sql.Conn
 	statements statements
+	commands   commands
 	clock      func() time.Time
 	epoch      time.Time // zero of the windows' time
 
-	operations chan *operation // unbuffered: received means taken charge of
+	queue      queue
 	closing    chan struct{}
 	closed     chan struct{}
 	generation atomic.Uint64
 
-	dataVersion int64
+	committedAt time.Time // when the last commit was begun
+	busy        bool      // and whether it was of many operations
+	dataVersion int64     // of what is in memory; unknownVersion: of nothing
+	seq         int64     // of the last entry of the ledger
+	tail        tail
 	windows     map[tenant.AppID]*window.Windows
 	wallets     map[tenant.AccountID]*wallet
 	earlyFees   map[string]earlyFee // by message id
@@ -69,7 +81,32 @@ type wallet struct {
 	currency string
 	credited pricing.Micros
 	store.Balance
-	dirty bool
+	entered balance // what of it is entered in the ledger, and in its row
+	dirty   bool    // the row is to be written
+}
+
+// balance is a balance as the ledger has it.
+type balance store.Balance
+
+// after returns the balance after an entry.
+func (b balance) after(e store.Entry) balance {
+	switch e.Kind {
+	case store.KindCredit:
+		b.Available += e.Amount
+	case store.KindHold:
+		b.Available -= e.Amount
+		b.Held += e.Amount
+	case store.KindCapture:
+		b.Held -= e.Amount
+		b.Captured += e.Amount
+	case store.KindRelease:
+		b.Held -= e.Amount
+		b.Available += e.Amount
+	case store.KindTemplateFee:
+		b.Available -= e.Amount
+		b.Captured += e.Amount
+	}
+	return b
 }
 
 // operation is one step that a caller waits for.
@@ -105,12 +142,8 @@ func (w *writer) do(ctx context.Context, op *operation) error {
 		return err
 	}
 	op.done = make(chan struct{})
-	select {
-	case w.operations <- op:
-	case <-w.closing:
+	if !w.queue.add(op) {
 		return store.ErrClosed
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 	select {
 	case <-op.done:
@@ -131,34 +164,60 @@ func (w *writer) run() {
 	defer sweep.Stop()
 	for {
 		select {
-		case op := <-w.operations:
-			w.group(op)
+		case <-w.queue.filled:
+			w.pace()
+			w.group(nil)
 		case <-poll.C:
 			// Whatever fails here fails again, and is reported, where it matters.
 			_, _ = w.refresh()
 			w.releaseUnclaimed()
+			w.enterIdle()
 			if w.sweeping {
 				w.sweeping = w.sweepDeadLetters()
 			}
 		case <-sweep.C:
 			w.sweep()
 		case <-w.closing:
+			for w.queue.close() {
+				w.group(nil)
+			}
 			for w.releaseUnclaimed() {
 			}
+			w.alone(w.enterAll) // the operator finds it all in the ledger
 			return
 		}
 	}
 }
 
-// group runs op and all operations that wait behind it as one commit.
-func (w *writer) group(op *operation) {
-	w.step(op)
-	for range maxGroup - 1 {
-		op, more := w.next()
-		if !more {
-			break
-		}
+// pace waits for the time of the next commit, for operations enough to have it
+// earlier, or for the end.
+func (w *writer) pace() {
+	wait := commitInterval - time.Since(w.committedAt)
+	if !w.busy || wait <= 0 {
+		return
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-w.queue.enough:
+	case <-w.closing:
+	}
+}
+
+// group runs the operations that wait, and one of the writer's own if there is one, as
+// one commit.
+func (w *writer) group(own *operation) {
+	w.pending = w.queue.take(w.pending, maxGroup)
+	if own != nil {
+		w.pending = append(w.pending, own)
+	}
+	began := time.Now()
+	for _, op := range w.pending {
 		w.step(op)
+	}
+	if w.open {
+		w.committedAt, w.busy = began, len(w.pending) >= busyGroup
 	}
 	if err := w.commit(); err != nil {
 		w.rollback(err)
@@ -167,19 +226,8 @@ func (w *writer) group(op *operation) {
 	w.finish()
 }
 
-// next returns an operation that waits, if there is one.
-func (w *writer) next() (*operation, bool) {
-	select {
-	case op := <-w.operations:
-		return op, true
-	default:
-		return nil, false
-	}
-}
-
 // step runs one operation within the transaction under way.
 func (w *writer) step(op *operation) {
-	w.pending = append(w.pending, op)
 	if !op.state.CompareAndSwap(waiting, taken) {
 		return // its caller has gone, and nothing has happened yet
 	}
@@ -213,114 +261,6 @@ func (w *writer) finish() {
 	w.pending = w.pending[:0]
 }
 
-// begin opens the transaction unless there is one; an operation calls it before
-// it writes. It tells whether another process has written since the last look,
-// in which case a decision made before must be made again.
-func (w *writer) begin() (changed bool, err error) {
-	w.current.wrote = true
-	if w.open {
-		return false, nil
-	}
-	if w.broken != nil {
-		return false, w.broken // what has just failed is not waited for again
-	}
-	if _, err := w.conn.ExecContext(context.Background(), "BEGIN IMMEDIATE"); err != nil {
-		return false, err
-	}
-	w.open = true
-	return w.refresh()
-}
-
-// refresh forgets the wallets in memory, and tells caches to do the same, if
-// another connection has written since the last look.
-func (w *writer) refresh() (changed bool, err error) {
-	var version int64
-	if err := w.statements.dataVersion.QueryRow().Scan(&version); err != nil {
-		return false, err
-	}
-	if version == w.dataVersion {
-		return false, nil
-	}
-	w.dataVersion = version
-	clear(w.wallets)
-	w.generation.Add(1)
-	return true, nil
-}
-
-// commit writes the changed wallets and makes the group durable.
-func (w *writer) commit() error {
-	if !w.open {
-		return nil
-	}
-	for _, wl := range w.dirty {
-		if _, err := w.statements.updateWallet.Exec(wl.credited, wl.Available, wl.Held, wl.Captured, wl.account); err != nil {
-			return err
-		}
-	}
-	if _, err := w.conn.ExecContext(context.Background(), "COMMIT"); err != nil {
-		return err
-	}
-	w.endTransaction()
-	return nil
-}
-
-// rollback undoes the group, on disk and in memory, and gives err to those of
-// its operations that had written.
-func (w *writer) rollback(err error) {
-	// SQLite itself has rolled back after some errors; a second time is refused
-	// and changes nothing.
-	_, _ = w.conn.ExecContext(context.Background(), "ROLLBACK")
-	for _, wl := range w.dirty {
-		delete(w.wallets, wl.account)
-	}
-	for _, ws := range w.counted {
-		ws.Undo()
-	}
-	for _, op := range w.pending {
-		if op.wrote && op.err == nil {
-			op.err = fmt.Errorf("nothing was written: %w", err)
-		}
-	}
-	w.endTransaction()
-	w.broken = err
-}
-
-func (w *writer) endTransaction() {
-	for _, wl := range w.dirty {
-		wl.dirty = false
-	}
-	if w.stale {
-		w.generation.Add(1)
-		w.changedDirectory = true
-	}
-	w.open, w.stale, w.dirty, w.counted = false, false, w.dirty[:0], w.counted[:0]
-}
-
-// wallet returns an account's money, from memory if it is there.
-func (w *writer) wallet(account tenant.AccountID) (*wallet, error) {
-	if wl, ok := w.wallets[account]; ok {
-		return wl, nil
-	}
-	wl := &wallet{account: account}
-	err := w.statements.selectWallet.QueryRow(account).Scan(&wl.currency, &wl.credited, &wl.Available, &wl.Held, &wl.Captured)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, store.ErrNotFound
-	}
-	if err != nil {
-		return nil, err
-	}
-	w.wallets[account] = wl
-	return wl, nil
-}
-
-// touch marks a wallet as changed by the transaction under way.
-func (w *writer) touch(wl *wallet) {
-	if !wl.dirty {
-		wl.dirty = true
-		w.dirty = append(w.dirty, wl)
-	}
-}
-
 // now is the time as the windows count it: it does not jump when the machine's
 // clock is set. It is rounded down, and an admission's own time is rounded up,
 // to the microseconds that the database keeps, so that a restart changes no
@@ -341,7 +281,7 @@ func (w *writer) sweep() {
 		}
 	}
 	if len(w.wallets) > maxWallets {
-		clear(w.wallets)
+		maps.DeleteFunc(w.wallets, func(_ tenant.AccountID, wl *wallet) bool { return wl.Balance == store.Balance(wl.entered) })
 	}
 	w.forgetEarlyFees()
 	// What stays behind because this failed is swept the next time.
@@ -358,22 +298,43 @@ func (w *writer) releaseUnclaimed() bool {
 	}
 	batch := w.unclaimed[:n]
 	w.unclaimed = w.unclaimed[n:] // the group may add to it
-	op := &operation{done: make(chan struct{}), apply: func(w *writer) error {
+	err := w.alone(func() error {
 		for _, id := range batch {
 			if _, err := w.settle(id, store.Released, ""); err != nil && !refusal(err) {
 				return err
 			}
 		}
 		return nil
-	}}
-	w.group(op)
-	if op.err != nil {
+	})
+	if err != nil {
 		w.unclaimed = append(w.unclaimed, batch...)
 	}
-	return op.err == nil
+	return err == nil
+}
+
+// enterIdle enters what is in the tail when nothing else has done so, and the holds
+// that have waited too long for their outcome.
+func (w *writer) enterIdle() {
+	before := w.clock().Add(-tailAge).UnixMicro()
+	if len(w.tail.settled) > 0 || len(w.tail.made) > 0 && w.tail.made[0].at < before {
+		w.alone(func() error { return w.enterTail(tailChunk, before) })
+	}
+}
+
+// alone runs a step of the writer's own, as a group of one operation if there is
+// nobody else's.
+func (w *writer) alone(step func() error) error {
+	op := &operation{done: make(chan struct{}), apply: func(w *writer) error {
+		if _, err := w.begin(); err != nil {
+			return err
+		}
+		return step()
+	}}
+	w.group(op)
+	return op.err
 }
 
 // close gives back the statements and the connection.
 func (w *writer) close() error {
-	return errors.Join(finalize(w.statements.all()), w.conn.Close())
+	return errors.Join(w.commands.close(), finalize(w.statements.all()), w.conn.Close())
 }

@@ -1,0 +1,123 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"io"
+	"strings"
+)
+
+// command is a statement that is run for every commit or every send. It goes to the
+// driver directly: database/sql would allocate some fifty objects each time. As
+// everything of the writer's, it is used by one goroutine.
+type command struct {
+	conn      *sql.Conn
+	statement driver.Stmt
+	values    []driver.NamedValue
+	one       [1]driver.Value
+}
+
+// newCommand prepares a statement on a connection.
+func newCommand(conn *sql.Conn, query string) (*command, error) {
+	c := &command{conn: conn}
+	err := conn.Raw(func(driverConn any) (err error) {
+		c.statement, err = driverConn.(driver.Conn).Prepare(query)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.values = make([]driver.NamedValue, strings.Count(query, "?"))
+	for i := range c.values {
+		c.values[i].Ordinal = i + 1
+	}
+	return c, nil
+}
+
+// bind sets the values of the statement's parameters: int64, string, []byte or nil.
+func (c *command) bind(values []driver.Value) {
+	for i, v := range values {
+		c.values[i].Value = v
+	}
+}
+
+// exec runs a statement that returns no rows, and tells how many it has written.
+func (c *command) exec(values ...driver.Value) (n int64, err error) {
+	err = c.conn.Raw(func(any) error {
+		c.bind(values)
+		result, err := c.statement.(driver.StmtExecContext).ExecContext(context.Background(), c.values)
+		if err == nil {
+			n, err = result.RowsAffected()
+		}
+		return err
+	})
+	return n, err
+}
+
+// number runs a statement that returns one whole number.
+func (c *command) number(values ...driver.Value) (n int64, err error) {
+	err = c.conn.Raw(func(any) error {
+		c.bind(values)
+		rows, err := c.statement.(driver.StmtQueryContext).QueryContext(context.Background(), c.values)
+		if err != nil {
+			return err
+		}
+		if err = rows.Next(c.one[:]); err == io.EOF {
+			err = sql.ErrNoRows
+		}
+		n, _ = c.one[0].(int64)
+		if closeErr := rows.Close(); err == nil {
+			err = closeErr
+		}
+		return err
+	})
+	return n, err
+}
+
+// commands are the writer's, by their text.
+type commands struct {
+	begin, commit, dataVersion *command
+	insertTail, deleteTail     *command
+	insertEntry, lastSeq       *command
+	insertHold, updateWallet   *command
+	countHeld                  *command
+}
+
+// all are the commands by their text.
+func (c *commands) all() map[string]**command {
+	return map[string]**command{
+		"BEGIN IMMEDIATE":     &c.begin,
+		"COMMIT":              &c.commit,
+		"PRAGMA data_version": &c.dataVersion,
+		"INSERT INTO ledger_tail (seq, records) VALUES (?, ?)":                                 &c.insertTail,
+		"DELETE FROM ledger_tail WHERE seq < ?":                                                &c.deleteTail,
+		"SELECT ifnull(max(seq), 0) FROM ledger":                                               &c.lastSeq,
+		"INSERT INTO holds (id, account_id, app_id, amount, made_at) VALUES (?, ?, ?, ?, ?)":   &c.insertHold,
+		"UPDATE accounts SET credited = ?, available = ?, held = ?, captured = ? WHERE id = ?": &c.updateWallet,
+		"SELECT count(*) FROM ledger WHERE id IN (?, ?, ?)":                                    &c.countHeld,
+		`INSERT INTO ledger (seq, id, account_id, kind, amount, balance, app_id, message_id, at, held_seq, held_balance, held_at)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`: &c.insertEntry,
+	}
+}
+
+func (c *commands) prepare(conn *sql.Conn) error {
+	for query, command := range c.all() {
+		var err error
+		if *command, err = newCommand(conn, query); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *commands) close() error {
+	var errs []error
+	for _, command := range c.all() {
+		if *command != nil {
+			errs = append(errs, (*command).conn.Raw(func(any) error { return (*command).statement.Close() }))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,79 @@
+package sqlite
+
+import "sync"
+
+// queue has the operations that wait for the writer.
+type queue struct {
+	mu      sync.Mutex
+	waiting []*operation
+	closed  bool
+	// filled has something in it once there is an operation, and enough once there are
+	// so many that no more need be waited for.
+	filled, enough chan struct{}
+}
+
+// enoughOperations are a group that shares the cost of its commit well.
+const enoughOperations = 32
+
+func newQueue() queue {
+	return queue{filled: make(chan struct{}, 1), enough: make(chan struct{}, 1)}
+}
+
+// add puts an operation at the end, unless the queue is closed.
+func (q *queue) add(op *operation) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return false
+	}
+	q.waiting = append(q.waiting, op)
+	q.tell()
+	return true
+}
+
+// tell wakes the writer where it has something to wake for.
+func (q *queue) tell() {
+	if n := len(q.waiting); n > 0 {
+		notify(q.filled)
+		if n >= enoughOperations {
+			notify(q.enough)
+		}
+	}
+}
+
+// take moves the first operations, at most so many, behind those in group.
+func (q *queue) take(group []*operation, most int) []*operation {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	drain(q.filled)
+	drain(q.enough)
+	n := min(most, len(q.waiting))
+	group = append(group, q.waiting[:n]...)
+	rest := copy(q.waiting, q.waiting[n:])
+	clear(q.waiting[rest:])
+	q.waiting = q.waiting[:rest]
+	q.tell()
+	return group
+}
+
+// close lets nothing more in. It tells whether there is something left.
+func (q *queue) close() (left bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	return len(q.waiting) > 0
+}
+
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func drain(c chan struct{}) {
+	select {
+	case <-c:
+	default:
+	}
+}

@@ -1,0 +1,162 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/tenant"
+)
+
+// unknownVersion is no data_version of SQLite's: what is in memory is not of the
+// database.
+const unknownVersion = -1
+
+// begin opens the transaction unless there is one; an operation calls it before
+// it writes. It tells whether another process has written since the last look,
+// in which case a decision made before must be made again.
+func (w *writer) begin() (changed bool, err error) {
+	w.current.wrote = true
+	if w.open {
+		return false, nil
+	}
+	if w.broken != nil {
+		return false, w.broken // what has just failed is not waited for again
+	}
+	if _, err := w.commands.begin.exec(); err != nil {
+		return false, err
+	}
+	w.open = true
+	return w.refresh()
+}
+
+// refresh reads anew what is in memory, and tells caches to do the same, if
+// another connection has written since the last look.
+func (w *writer) refresh() (changed bool, err error) {
+	version, err := w.commands.dataVersion.number()
+	if err != nil || version == w.dataVersion {
+		return false, err
+	}
+	if !w.open { // what is read here belongs together
+		if _, err := w.conn.ExecContext(context.Background(), "BEGIN"); err != nil {
+			return false, err
+		}
+		defer func() {
+			_, endErr := w.conn.ExecContext(context.Background(), "ROLLBACK")
+			err = errors.Join(err, endErr)
+		}()
+		if version, err = w.commands.dataVersion.number(); err != nil {
+			return false, err
+		}
+	}
+	w.forget()
+	w.generation.Add(1)
+	if w.seq, err = w.commands.lastSeq.number(); err != nil {
+		return true, err
+	}
+	if err := w.loadTail(); err != nil {
+		w.forget()
+		return true, err
+	}
+	w.dataVersion = version
+	return true, nil
+}
+
+// forget drops the money in memory.
+func (w *writer) forget() {
+	w.dataVersion = unknownVersion
+	clear(w.wallets)
+	w.tail.forget()
+}
+
+// commit writes the changed wallets and makes the group durable.
+func (w *writer) commit() error {
+	if !w.open {
+		return nil
+	}
+	if err := w.writeBooks(); err != nil {
+		return err
+	}
+	if _, err := w.commands.commit.exec(); err != nil {
+		return err
+	}
+	w.endTransaction()
+	w.tail.committed()
+	return nil
+}
+
+// writeBooks writes the tail and the wallets. Where there is enough of it, some of
+// the tail is entered with this commit.
+func (w *writer) writeBooks() error {
+	if w.tail.due() {
+		if err := w.enterTail(tailChunk, 0); err != nil {
+			return err
+		}
+	}
+	for _, wl := range w.dirty {
+		b := &wl.entered
+		if _, err := w.commands.updateWallet.exec(int64(wl.credited), int64(b.Available), int64(b.Held), int64(b.Captured), string(wl.account)); err != nil {
+			return err
+		}
+	}
+	return w.writeTail()
+}
+
+// rollback undoes the group, on disk and in memory, and gives err to those of
+// its operations that had written.
+func (w *writer) rollback(err error) {
+	// SQLite itself has rolled back after some errors; a second time is refused
+	// and changes nothing.
+	_, _ = w.conn.ExecContext(context.Background(), "ROLLBACK")
+	w.forget()
+	for _, ws := range w.counted {
+		ws.Undo()
+	}
+	for _, op := range w.pending {
+		if op.wrote && op.err == nil {
+			op.err = fmt.Errorf("nothing was written: %w", err)
+		}
+	}
+	w.endTransaction()
+	w.broken = err
+}
+
+func (w *writer) endTransaction() {
+	for _, wl := range w.dirty {
+		wl.dirty = false
+	}
+	if w.stale {
+		w.generation.Add(1)
+		w.changedDirectory = true
+	}
+	w.open, w.stale, w.dirty, w.counted = false, false, w.dirty[:0], w.counted[:0]
+}
+
+// wallet returns an account's money, from memory if it is there. Those of which
+// there is something in the tail always are.
+func (w *writer) wallet(account tenant.AccountID) (*wallet, error) {
+	if wl, ok := w.wallets[account]; ok {
+		return wl, nil
+	}
+	wl := &wallet{account: account}
+	err := w.statements.selectWallet.QueryRow(account).Scan(&wl.currency, &wl.credited, &wl.Available, &wl.Held, &wl.Captured)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, store.ErrNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	wl.entered = balance(wl.Balance)
+	w.wallets[account] = wl
+	return wl, nil
+}
+
+// touch has a wallet's row written at the end of the transaction under way.
+func (w *writer) touch(wl *wallet) {
+	if !wl.dirty {
+		wl.dirty = true
+		w.dirty = append(w.dirty, wl)
+	}
+}
