@@ -82,7 +82,7 @@ type commands struct {
 	insertTail, deleteTail     *command
 	insertEntry, lastSeq       *command
 	insertHold, updateWallet   *command
-	countHeld                  *command
+	countHeld, insertMessage   *command
 }
 
 // all are the commands by their text.
@@ -97,6 +97,7 @@ func (c *commands) all() map[string]**command {
 		"INSERT INTO holds (id, account_id, app_id, amount, made_at) VALUES (?, ?, ?, ?, ?)":   &c.insertHold,
 		"UPDATE accounts SET credited = ?, available = ?, held = ?, captured = ? WHERE id = ?": &c.updateWallet,
 		"SELECT count(*) FROM ledger WHERE id IN (?, ?, ?)":                                    &c.countHeld,
+		"INSERT INTO messages (key, seq) VALUES (?, ?) ON CONFLICT DO NOTHING":                 &c.insertMessage,
 		`INSERT INTO ledger (seq, id, account_id, kind, amount, balance, app_id, message_id, at, held_seq, held_balance, held_at)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`: &c.insertEntry,
 	}

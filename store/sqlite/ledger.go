@@ -23,6 +23,7 @@ func (w *writer) enter(e store.Entry, wl *wallet) (fresh bool, err error) {
 		return false, err
 	}
 	w.seq++
+	w.messages.add(&record{kind: e.Kind, messageID: e.MessageID, seq: w.seq})
 	wl.entered = wl.entered.after(e)
 	w.touch(wl)
 	return true, nil

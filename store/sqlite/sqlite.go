@@ -117,7 +117,7 @@ func newWriter(ctx context.Context, db *sql.DB, o Options) (_ *writer, err error
 		clock: o.Clock, epoch: epoch,
 		queue: newQueue(), closing: make(chan struct{}), closed: make(chan struct{}),
 		wallets: make(map[tenant.AccountID]*wallet), earlyFees: make(map[string]earlyFee),
-		tail: newTail(), dataVersion: unknownVersion,
+		tail: newTail(), messages: messageIndex{batch: indexBatch}, dataVersion: unknownVersion,
 	}
 	if w.conn, err = db.Conn(ctx); err != nil {
 		return nil, err
@@ -140,7 +140,10 @@ func newWriter(ctx context.Context, db *sql.DB, o Options) (_ *writer, err error
 		return nil, err
 	}
 	if o.Exclusive {
-		err = w.rebuildWindows(ctx)
+		if err := w.rebuildWindows(ctx); err != nil {
+			return nil, err
+		}
+		err = w.loadMessages(ctx)
 	}
 	return w, err
 }

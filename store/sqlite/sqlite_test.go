@@ -5,8 +5,10 @@ import (
 	"database/sql"
 	"errors"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -329,7 +331,7 @@ func BenchmarkHoldAndCapture(b *testing.B) {
 			if d, err := s.Admit(b.Context(), a); err != nil || d.Verdict != store.Admitted {
 				b.Fatalf("%+v, %v", d, err)
 			}
-			if err := s.Capture(b.Context(), a.HoldID, "wamid.1"); err != nil {
+			if err := s.Capture(b.Context(), a.HoldID, "wamid."+strconv.FormatUint(rand.Uint64(), 36)+"AA=="); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -10,7 +10,8 @@ import (
 type statements struct {
 	selectWallet, deleteHold              *sql.Stmt
 	selectEntry, selectHeld               *sql.Stmt
-	selectMessage, insertFreeAdmission    *sql.Stmt
+	selectMessages, selectCapture         *sql.Stmt
+	insertFreeAdmission                   *sql.Stmt
 	insertEvent, updateEvent, deleteEvent *sql.Stmt
 }
 
@@ -22,7 +23,8 @@ func (s *statements) all() map[string]**sql.Stmt {
 		"SELECT kind, account_id, amount, ifnull(app_id, '') FROM ledger WHERE id = ?":                                                         &s.selectEntry,
 		"SELECT account_id, amount, ifnull(app_id, '') FROM ledger WHERE id IN (?, ?, ?) LIMIT 1":                                              &s.selectHeld,
 		"INSERT INTO free_admissions (app_id, at) VALUES (?, ?)":                                                                               &s.insertFreeAdmission,
-		"SELECT account_id, ifnull(app_id, '') FROM ledger WHERE message_id = ? AND kind = 'capture'":                                          &s.selectMessage,
+		"SELECT key, seq FROM messages WHERE key = ?":                                                                                          &s.selectMessages,
+		"SELECT account_id, ifnull(app_id, '') FROM ledger WHERE seq = ? AND message_id = ? AND kind = 'capture'":                              &s.selectCapture,
 		"DELETE FROM outbox WHERE id = ?":                                                                                                      &s.deleteEvent,
 		"UPDATE outbox SET attempts = attempts + 1, state = ?, due_at = ?, last_error = ? WHERE id = ? AND attempts = ? AND state = 'pending'": &s.updateEvent,
 		`INSERT INTO outbox (id, app_id, event, state, received_at, due_at, last_error, payload)

@@ -148,17 +148,6 @@ func (w *writer) templateFee(status store.Status) (store.FeeResult, error) {
 	return w.chargeTemplate(wl, app, status.MessageID, status.TemplateFee)
 }
 
-// senderOf tells who has sent a message; sql.ErrNoRows where nobody has.
-func (w *writer) senderOf(messageID string) (app tenant.AppID, account tenant.AccountID, err error) {
-	for _, h := range w.tail.settled {
-		if h.outcome.messageID == messageID {
-			return h.app, h.account, nil
-		}
-	}
-	err = w.statements.selectMessage.QueryRow(messageID).Scan(&account, &app)
-	return app, account, err
-}
-
 // chargeTemplate charges a message's template fee, once.
 func (w *writer) chargeTemplate(wl *wallet, app tenant.AppID, messageID string, prices map[string]pricing.Micros) (store.FeeResult, error) {
 	price, ok := prices[wl.currency]

@@ -278,6 +278,7 @@ func (w *writer) enterRecent(h *recentHold) error {
 	if err != nil {
 		return err
 	}
+	w.messages.add(r)
 	h.entered = true
 	w.tail.entered++
 	wl.entered = after

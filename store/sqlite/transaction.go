@@ -68,7 +68,11 @@ func (w *writer) refresh() (changed bool, err error) {
 func (w *writer) forget() {
 	w.dataVersion = unknownVersion
 	clear(w.wallets)
+	for _, h := range w.tail.settled {
+		w.messages.add(&h.outcome) // whoever enters it
+	}
 	w.tail.forget()
+	w.messages.forget()
 }
 
 // commit writes the changed wallets and makes the group durable.
@@ -84,6 +88,7 @@ func (w *writer) commit() error {
 	}
 	w.endTransaction()
 	w.tail.committed()
+	w.messages.committed()
 	return nil
 }
 
@@ -92,6 +97,9 @@ func (w *writer) commit() error {
 func (w *writer) writeBooks() error {
 	if w.tail.due() {
 		if err := w.enterTail(tailChunk, 0); err != nil {
+			return err
+		}
+		if err := w.indexMessages(); err != nil {
 			return err
 		}
 	}

@@ -55,6 +55,7 @@ type writer struct {
 	dataVersion int64     // of what is in memory; unknownVersion: of nothing
 	seq         int64     // of the last entry of the ledger
 	tail        tail
+	messages    messageIndex
 	windows     map[tenant.AppID]*window.Windows
 	wallets     map[tenant.AccountID]*wallet
 	earlyFees   map[string]earlyFee // by message id
@@ -317,7 +318,12 @@ func (w *writer) releaseUnclaimed() bool {
 func (w *writer) enterIdle() {
 	before := w.clock().Add(-tailAge).UnixMicro()
 	if len(w.tail.settled) > 0 || len(w.tail.made) > 0 && w.tail.made[0].at < before {
-		w.alone(func() error { return w.enterTail(tailChunk, before) })
+		w.alone(func() error {
+			if err := w.enterTail(tailChunk, before); err != nil {
+				return err
+			}
+			return w.indexMessages()
+		})
 	}
 }
 

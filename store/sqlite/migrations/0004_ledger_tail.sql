@@ -12,3 +12,14 @@ CREATE TABLE ledger_tail (
 ALTER TABLE ledger ADD COLUMN held_seq INTEGER;
 ALTER TABLE ledger ADD COLUMN held_balance INTEGER;
 ALTER TABLE ledger ADD COLUMN held_at INTEGER;
+
+-- The captures by Meta's message id, for statuses that do not return the id of a hold:
+-- key is a hash of the message id (message_index.go). The ids come in no order, so that
+-- this is written for many thousands of sends at a time, in the order of their keys. The
+-- setting messages_indexed is the seq up to which all are here.
+DROP INDEX ledger_message;
+CREATE TABLE messages (
+	key INTEGER NOT NULL,
+	seq INTEGER NOT NULL,
+	PRIMARY KEY (key, seq)
+) STRICT, WITHOUT ROWID;

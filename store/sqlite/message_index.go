@@ -1,0 +1,137 @@
+package sqlite
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"hash/fnv"
+	"slices"
+	"strconv"
+
+	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/tenant"
+)
+
+const (
+	// indexBatch is how many messages are indexed together: enough that many of them
+	// share each page of the index.
+	indexBatch = 1 << 14
+	// indexChunk is how many of them one commit writes, so that none takes long.
+	indexChunk = 1024
+)
+
+// messageIndex finds the capture of a message by Meta's id. The messages that are not
+// in the table yet are here; who restarts finds them in the ledger.
+type messageIndex struct {
+	batch   int       // how many are a batch
+	fresh   []indexed // as they came
+	sorted  []indexed // the batch that is being written, by key
+	written int       // of sorted, by transactions that are committed or under way
+}
+
+// indexed is a row of the table.
+type indexed struct{ key, seq int64 }
+
+func messageKey(id string) int64 {
+	hash := fnv.New64a()
+	hash.Write([]byte(id)) // it never fails
+	return int64(hash.Sum64())
+}
+
+// add notes a capture. Noting it twice does no harm, and neither does one that is
+// rolled back: what is found is looked up in the ledger.
+func (x *messageIndex) add(r *record) {
+	if r.kind == store.KindCapture && r.messageID != "" {
+		x.fresh = append(x.fresh, indexed{messageKey(r.messageID), r.seq})
+	}
+}
+
+// forget begins with the batch again after a transaction has failed.
+func (x *messageIndex) forget() { x.written = 0 }
+
+// loadMessages notes the messages that are not in the table.
+func (w *writer) loadMessages(ctx context.Context) error {
+	rows, err := w.conn.QueryContext(ctx, `SELECT seq, message_id FROM ledger
+		WHERE seq > ifnull((SELECT CAST(value AS INTEGER) FROM settings WHERE name = 'messages_indexed'), 0) AND kind = 'capture' AND message_id IS NOT NULL`)
+	w.messages.fresh, err = collect(rows, err, func(scan func(...any) error) (x indexed, err error) {
+		var id string
+		err = scan(&x.seq, &id)
+		x.key = messageKey(id)
+		return x, err
+	})
+	return err
+}
+
+// indexMessages writes some of a batch, in the order of the keys.
+func (w *writer) indexMessages() error {
+	x := &w.messages
+	if len(x.sorted) == 0 {
+		if len(x.fresh) < x.batch {
+			return nil
+		}
+		x.sorted, x.fresh = x.fresh, nil
+		slices.SortFunc(x.sorted, func(a, b indexed) int { return cmp.Compare(a.key, b.key) })
+	}
+	chunk := x.sorted[x.written:min(x.written+indexChunk, len(x.sorted))]
+	for _, i := range chunk {
+		if _, err := w.commands.insertMessage.exec(i.key, i.seq); err != nil {
+			return err
+		}
+	}
+	x.written += len(chunk)
+	if x.written < len(x.sorted) {
+		return nil
+	}
+	_, err := w.write(`INSERT INTO settings (name, value) VALUES ('messages_indexed', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`,
+		strconv.FormatInt(w.indexedUpTo(), 10))
+	return err
+}
+
+// indexedUpTo is the seq up to which every capture is in the table or in the batch.
+func (w *writer) indexedUpTo() int64 {
+	upTo := w.seq
+	for _, i := range w.messages.fresh {
+		upTo = min(upTo, i.seq-1)
+	}
+	for _, h := range w.tail.settled {
+		if !h.entered {
+			upTo = min(upTo, h.outcome.seq-1)
+		}
+	}
+	return upTo
+}
+
+// committed drops a batch that has been written.
+func (x *messageIndex) committed() {
+	if len(x.sorted) > 0 && x.written == len(x.sorted) {
+		x.sorted, x.written = nil, 0
+	}
+}
+
+// senderOf tells who has sent a message; sql.ErrNoRows where nobody has.
+func (w *writer) senderOf(messageID string) (app tenant.AppID, account tenant.AccountID, err error) {
+	for _, h := range w.tail.settled {
+		if h.outcome.messageID == messageID {
+			return h.app, h.account, nil
+		}
+	}
+	key := messageKey(messageID)
+	rows, err := w.statements.selectMessages.Query(key)
+	found, err := collect(rows, err, func(scan func(...any) error) (i indexed, err error) { return i, scan(&i.key, &i.seq) })
+	if err != nil {
+		return "", "", err
+	}
+	for _, among := range [][]indexed{found, w.messages.sorted, w.messages.fresh} {
+		for _, i := range among {
+			if i.key != key {
+				continue
+			}
+			err = w.statements.selectCapture.QueryRow(i.seq, messageID).Scan(&account, &app)
+			if !errors.Is(err, sql.ErrNoRows) {
+				return app, account, err
+			}
+		}
+	}
+	return "", "", sql.ErrNoRows
+}

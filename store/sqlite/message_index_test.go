@@ -1,0 +1,73 @@
+package sqlite
+
+import (
+	"math/rand/v2"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"github.com/connexease/caddy-whatsapp-gateway/pricing"
+	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/tenant"
+)
+
+// Wherever a message stands on its way to the index, before and after a crash, a
+// status finds it by its id, and charges for it once.
+func TestEveryMessageIsFoundByItsID(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "gateway.db")
+	s, account := funded(t, path, 1_000_000)
+	smallBatches := func() {
+		inWriter(t, s, func(w *writer) error { w.messages.batch = 7; return nil })
+	}
+	smallBatches()
+	var sent, charged []string
+	chargeFor := func(ids ...string) {
+		t.Helper()
+		for _, id := range ids {
+			status := store.Status{MessageID: id, TemplateFee: map[string]pricing.Micros{"USD": 1}}
+			results, err := s.Receive(t.Context(), nil, []store.Status{status})
+			if err != nil || results[0].Fee != store.FeeCharged {
+				t.Fatalf("message %s: %+v, %v", id, results, err)
+			}
+		}
+	}
+	for i := range 300 {
+		a := holdOf(account)
+		if _, err := s.Admit(t.Context(), a); err != nil {
+			t.Fatal(err)
+		}
+		id := "wamid." + strconv.FormatUint(rand.Uint64(), 36)
+		if err := s.Capture(t.Context(), a.HoldID, id); err != nil {
+			t.Fatal(err)
+		}
+		if sent = append(sent, id); i%3 == 0 {
+			last := rand.IntN(len(sent))
+			chargeFor(sent[last])
+			charged = append(charged, sent[last])
+			sent = append(sent[:last], sent[last+1:]...)
+		}
+		switch i % 100 {
+		case 30:
+			tool := openTool(t, path)
+			if _, err := tool.Credit(t.Context(), account, 1, tenant.NewID("credit")); err != nil {
+				t.Fatal(err)
+			}
+		case 60:
+			s, path = crash(t, s, path)
+			smallBatches()
+		case 90: // what is in the tail is entered, and some of it indexed
+			await(t, "the tail", func() bool { _, _, tail := tables(t, s); return tail == 0 })
+		}
+	}
+	chargeFor(sent...)
+	for _, id := range charged {
+		status := store.Status{MessageID: id, TemplateFee: map[string]pricing.Micros{"USD": 1}}
+		if results, err := s.Receive(t.Context(), nil, []store.Status{status}); err != nil || results[0].Fee != store.FeeRepeated {
+			t.Fatalf("again: %+v, %v", results, err)
+		}
+	}
+	var rows int
+	if err := s.reading.QueryRowContext(t.Context(), "SELECT count(*) FROM messages").Scan(&rows); err != nil || rows == 0 {
+		t.Errorf("%d messages are indexed, %v", rows, err)
+	}
+}
