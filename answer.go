@@ -10,6 +10,9 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // fate is what is known of a message at Meta.
@@ -83,6 +86,12 @@ func (s *send) judge(r *recorder) *failure {
 	if errors.Is(err, errOversize) {
 		return unclear(metaOversize, r.status)
 	}
+	if err == nil && r.status == http.StatusOK && !s.message.receipt {
+		if id := plainAcceptance(body); id != "" {
+			s.fate, s.answer, s.messageID = accepted, body, id
+			return nil
+		}
+	}
 	var answer metaAnswer
 	if err == nil {
 		err = parseAnswer(body, &answer)
@@ -109,6 +118,53 @@ func (s *send) isAcceptance(answer *metaAnswer) bool {
 		s.messageID = answer.Messages[0].ID
 	}
 	return s.messageID != ""
+}
+
+// plainAcceptance returns the id of the first message in an acceptance as Meta
+// writes them, at a fraction of the cost of decoding it. It returns nothing for
+// all that another reader might understand in another way: that is looked at by
+// [parseAnswer].
+func plainAcceptance(body []byte) (id string) {
+	s := scanner{text: body}
+	plain := utf8.Valid(body)
+	// only passes over a value, with read where its name is this one.
+	only := func(name jsontext.Value, wanted string, read func() error) error {
+		switch {
+		case string(name[1:len(name)-1]) == wanted:
+			return read()
+		case bytes.IndexByte(name, '\\') >= 0 || strings.EqualFold(string(name[1:len(name)-1]), wanted):
+			plain = false
+		}
+		return s.skip(maxNesting)
+	}
+	messages, ids := 0, 0
+	err := s.object(func(name jsontext.Value) error {
+		return only(name, "messages", func() error {
+			messages++
+			first := true
+			return s.array(func() error {
+				if !first {
+					return s.skip(maxNesting)
+				}
+				first = false
+				return s.object(func(name jsontext.Value) error {
+					return only(name, "id", func() error {
+						ids++
+						value, ok := s.quoted()
+						if !ok {
+							return errNotJSON
+						}
+						id = string(unquoted(value))
+						return nil
+					})
+				})
+			})
+		})
+	})
+	if err != nil || !s.ended() || !plain || messages != 1 || ids != 1 {
+		return ""
+	}
+	return id
 }
 
 // parseAnswer reads JSON. A member of another type than expected is passed over:
@@ -209,16 +265,23 @@ func sharesPart(text, secret string) bool {
 // errOversize means that an answer is over [maxAnswerSize].
 var errOversize = errors.New("the answer is too large")
 
-// recorder is a ResponseWriter that keeps an answer.
+// recorder is a ResponseWriter that keeps an answer. It has room for a usual one.
 type recorder struct {
 	header   http.Header
 	status   int // 0 until there is one
-	body     bytes.Buffer
+	body     []byte
 	overflow bool
+	room     [256]byte
 }
 
-// Header implements http.ResponseWriter.
-func (r *recorder) Header() http.Header { return r.header }
+// Header implements http.ResponseWriter. What is set once there is a status is a
+// trailer, which nobody gets.
+func (r *recorder) Header() http.Header {
+	if r.status != 0 {
+		return make(http.Header)
+	}
+	return r.header
+}
 
 // WriteHeader implements http.ResponseWriter. What is informational is not the answer.
 func (r *recorder) WriteHeader(status int) {
@@ -231,11 +294,15 @@ func (r *recorder) WriteHeader(status int) {
 // which ends the exchange.
 func (r *recorder) Write(p []byte) (int, error) {
 	r.WriteHeader(http.StatusOK)
-	if r.body.Len()+len(p) > maxAnswerSize {
+	if len(r.body)+len(p) > maxAnswerSize {
 		r.overflow = true
 		return 0, errOversize
 	}
-	return r.body.Write(p)
+	if r.body == nil {
+		r.body = r.room[:0]
+	}
+	r.body = append(r.body, p...)
+	return len(p), nil
 }
 
 // decoded returns the body without its content coding. None was asked for, but
@@ -243,9 +310,9 @@ func (r *recorder) Write(p []byte) (int, error) {
 func (r *recorder) decoded() ([]byte, error) {
 	switch coding := strings.ToLower(r.header.Get("Content-Encoding")); coding {
 	case "", "identity":
-		return r.body.Bytes(), nil
+		return r.body, nil
 	case "gzip":
-		reader, err := gzip.NewReader(&r.body)
+		reader, err := gzip.NewReader(bytes.NewReader(r.body))
 		if err != nil {
 			return nil, err
 		}

@@ -20,7 +20,7 @@ const (
 )
 
 func testSend(receipt bool) *send {
-	return &send{key: testKey, grant: &openedGrant{token: testToken}, message: message{receipt: receipt}}
+	return &send{key: testKey, grant: &openedGrant{authorization: bearer + testToken, token: testToken}, message: message{receipt: receipt}}
 }
 
 func answered(status int, body string) *recorder {
@@ -190,7 +190,7 @@ func FuzzJudge(f *testing.F) {
 		}
 		w := httptest.NewRecorder()
 		if failure == nil {
-			_ = writeSuccess(w, s.answer)
+			_ = writeSuccess(w, &s.headers, s.answer)
 		} else {
 			_ = failure.write(w)
 			for _, secret := range []string{testToken, string(testKey), testToken[:12], string(testKey[:12])} {

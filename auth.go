@@ -78,9 +78,10 @@ type cacheLifetimes struct{ lifetime, negativeLifetime, staleLifetime time.Durat
 // that there is none.
 type openedGrant struct {
 	*tenant.Grant
-	// token is Meta's access token in the clear, unless refusal says why not.
-	token   string
-	refusal *failure
+	// authorization is the header with Meta's access token in the clear, and token
+	// the part of it that is that, unless refusal says why not.
+	authorization, token string
+	refusal              *failure
 
 	// expires is when its time is over, askAgain when it is looked up again: the
 	// same, but for a grant that was served stale.
@@ -111,6 +112,11 @@ func (c *grantCache) get(ctx context.Context, directory store.Directory, key ten
 	if g, ok := c.unknown.Get(digest); ok && fresh(g) {
 		return nil, store.ErrNotFound
 	}
+	return c.wait(ctx, directory, digest, generation)
+}
+
+// wait waits for a look-up.
+func (c *grantCache) wait(ctx context.Context, directory store.Directory, digest tenant.KeyDigest, generation uint64) (*openedGrant, error) {
 	// The look-up is everybody's who waits, so nobody's going away ends it. One that
 	// began before the directory changed is not joined.
 	lookUp := string(binary.BigEndian.AppendUint64(digest[:], generation))
@@ -138,7 +144,12 @@ func (c *grantCache) lookUp(ctx context.Context, directory store.Directory, dige
 		c.unknown.Add(digest, g)
 		return nil, store.ErrNotFound
 	}
-	g.token, g.refusal = openCredentials(c.ring, &g.App)
+	if token, refusal := openCredentials(c.ring, &g.App); refusal != nil {
+		g.refusal = refusal
+	} else {
+		g.authorization = bearer + token
+		g.token = g.authorization[len(bearer):]
+	}
 	c.unknown.Remove(digest)
 	c.known.Add(digest, g)
 	return g, nil

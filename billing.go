@@ -46,7 +46,7 @@ func (h *Handler) admit(w http.ResponseWriter, r *http.Request, s *send, refusal
 	defer cancel()
 	decision, err := h.app.admit(ctx, admission)
 	if decision.Second.Limit > 0 { // it is known
-		writeQuota(w, decision)
+		writeQuota(w, &s.headers, decision)
 	}
 	if err != nil && app.AccountID == "" {
 		return accountMissing.as(nil) // for which the store need not be there

@@ -1,11 +1,11 @@
 package gateway
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -20,6 +20,12 @@ const (
 	bodyTimeout = 30 * time.Second
 	// maxFirstRead is how much memory a body gets before any of it has arrived.
 	maxFirstRead = 8 << 10
+	// maxGrowth is how many times as much it gets once that is full.
+	maxGrowth = 15
+	// usualBody is what a body of unknown length gets at first.
+	usualBody = 2 << 10
+	// spareRoom is more than a body needs for the hold's id.
+	spareRoom = 128
 	// maxNesting is how deep objects and arrays may stand in one another.
 	maxNesting = 32
 	// maxOpaque is how long Meta lets biz_opaque_callback_data be, in characters.
@@ -46,20 +52,23 @@ const (
 	forbidden
 )
 
-// fields are the members that the gateway reads, by name.
-var fields = map[string]field{
-	"messaging_product":        messagingProduct,
-	"to":                       recipientTo,
-	"recipient":                recipientID,
-	"type":                     messageType,
-	"status":                   messageStatus,
-	"message_id":               messageIDField,
-	"biz_opaque_callback_data": opaqueData,
-	"access_token":             forbidden,
-	"appsecret_proof":          forbidden,
-	"batch":                    forbidden,
-	"ids":                      forbidden,
-	"method":                   forbidden,
+// fields are the members that the gateway reads.
+var fields = []struct {
+	name  string
+	field field
+}{
+	{"messaging_product", messagingProduct},
+	{"to", recipientTo},
+	{"recipient", recipientID},
+	{"type", messageType},
+	{"status", messageStatus},
+	{"message_id", messageIDField},
+	{"biz_opaque_callback_data", opaqueData},
+	{"access_token", forbidden},
+	{"appsecret_proof", forbidden},
+	{"batch", forbidden},
+	{"ids", forbidden},
+	{"method", forbidden},
 }
 
 // message is what the gateway knows of a request body.
@@ -93,19 +102,33 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64, timeout time.
 	_ = controller.SetReadDeadline(time.Now().Add(timeout))
 	defer func() { _ = controller.SetReadDeadline(time.Time{}) }()
 
-	var body bytes.Buffer
-	body.Grow(int(min(max(r.ContentLength, 0), maxFirstRead)) + bytes.MinRead)
-	_, err := body.ReadFrom(io.LimitReader(r.Body, limit+1))
+	announced := int(r.ContentLength)
+	if announced < 0 {
+		announced = usualBody
+	}
+	body := make([]byte, 0, min(announced, maxFirstRead)+spareRoom)
+	for {
+		n, err := r.Body.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		switch {
+		case int64(len(body)) > limit:
+			return nil, tooLarge(limit)
+		case err == io.EOF:
+			return body, nil
+		case err != nil:
+			return nil, brokenOff(err)
+		case cap(body)-len(body) < spareRoom/2:
+			body = slices.Grow(body, min(max(announced-len(body), len(body)), maxGrowth*len(body))+spareRoom)
+		}
+	}
+}
+
+// brokenOff is the failure for a body that could not be read to its end.
+func brokenOff(err error) *failure {
 	if over := (*http.MaxBytesError)(nil); errors.As(err, &over) { // of Caddy's request_body
-		return nil, tooLarge(over.Limit)
+		return tooLarge(over.Limit)
 	}
-	if err != nil {
-		return nil, bodyRefused.because("The request body could not be read to its end.")
-	}
-	if int64(body.Len()) > limit {
-		return nil, tooLarge(limit)
-	}
-	return body.Bytes(), nil
+	return bodyRefused.because("The request body could not be read to its end.")
 }
 
 func tooLarge(limit int64) *failure {
@@ -124,62 +147,52 @@ const (
 	errTrailing  = sentence("The request body must be one JSON object with nothing behind it.")
 )
 
+var errTooDeep = sentence(fmt.Sprintf("The request body is nested more than %d levels deep.", maxNesting))
+
 // parseMessage finds out whether body is one unambiguous JSON object with the
 // fields that a message needs. The error, if any, is a [sentence].
 func parseMessage(body []byte) (message, error) {
 	m := message{body: body}
-	decoder := jsontext.NewDecoder(bytes.NewBuffer(body), jsontext.AllowDuplicateNames(true))
-	if start, err := decoder.ReadToken(); err != nil || start.Kind() != '{' {
+	s := scanner{text: body}
+	if s.next() != '{' {
 		return m, errNotObject
 	}
-	for decoder.PeekKind() == '"' {
-		if err := m.readMember(decoder); err != nil {
-			return m, err
-		}
-	}
-	if end, err := decoder.ReadToken(); err != nil || end.Kind() != '}' {
+	if !utf8.Valid(body) {
 		return m, errNotJSON
 	}
-	m.end = int(decoder.InputOffset()) - 1
-	if _, err := decoder.ReadToken(); !errors.Is(err, io.EOF) {
+	if err := s.object(func(name jsontext.Value) error { return m.readMember(&s, name) }); err != nil {
+		return m, err
+	}
+	m.end = s.at - 1
+	if !s.ended() {
 		return m, errTrailing
 	}
 	return m, m.check()
 }
 
-// readMember reads one member of the top-level object.
-func (m *message) readMember(decoder *jsontext.Decoder) error {
-	token, err := decoder.ReadToken()
-	if err != nil {
-		return errNotJSON
-	}
-	name := token.String()
-	f, err := lookUpField(name)
+// readMember reads the value of one member of the top-level object.
+func (m *message) readMember(s *scanner, name jsontext.Value) error {
+	f, err := lookUpField(string(unquoted(name)))
 	if err != nil {
 		return err
 	}
-	value, err := decoder.ReadValue()
-	if err != nil {
-		return errNotJSON
-	}
 	// The top-level object is the first level.
-	if 1+nesting(value) > maxNesting {
-		return sentence(fmt.Sprintf("The request body is nested more than %d levels deep.", maxNesting))
-	}
+	value, err := s.value(maxNesting - 1)
 	switch {
+	case err != nil:
+		return err
 	case f == 0:
 		return nil
 	case f == forbidden:
-		return sentence(fmt.Sprintf("The field %q is not allowed.", name))
+		return sentence(fmt.Sprintf("The field %q is not allowed.", unquoted(name)))
 	case m.seen&(1<<f) != 0:
-		return sentence(fmt.Sprintf("The field %q stands twice.", name))
+		return sentence(fmt.Sprintf("The field %q stands twice.", unquoted(name)))
 	}
 	m.seen |= 1 << f
 	if string(value) != "null" && string(value) != `""` {
 		m.present |= 1 << f
 	}
-	end := int(decoder.InputOffset())
-	return m.readField(f, value, span{end - len(value), end})
+	return m.readField(f, value, span{s.at - len(value), s.at})
 }
 
 // readField looks at the value of a field, which stands at at.
@@ -222,23 +235,22 @@ func (m *message) check() error {
 // withHold returns the body with the hold's id in front of what the customer
 // has in biz_opaque_callback_data, and everything else as it was, byte for
 // byte. Where both would not fit, or the value is nothing to put a text in
-// front of, it returns the body unchanged.
+// front of, it returns the body unchanged. It takes the body over.
 func (m *message) withHold(id store.HoldID) []byte {
 	if m.seen&(1<<opaqueData) == 0 {
 		// A message has required fields, so a comma is due.
-		return splice(m.body, span{m.end, m.end}, `,"biz_opaque_callback_data":"`+string(id)+`"`)
+		return splice(m.body, span{m.end, m.end}, `,"biz_opaque_callback_data":"`, string(id), `"`)
 	}
 	value := jsontext.Value(m.body[m.opaque.start:m.opaque.end])
 	switch value.Kind() {
 	case 'n':
-		return splice(m.body, m.opaque, `"`+string(id)+`"`)
+		return splice(m.body, m.opaque, `"`, string(id), `"`)
 	case '"':
-		own, err := jsontext.AppendUnquote(nil, value)
-		if err != nil || len(id)+len(holdSeparator)+utf8.RuneCount(own) > maxOpaque {
+		if len(id)+len(holdSeparator)+utf8.RuneCount(unquoted(value)) > maxOpaque {
 			return m.body
 		}
 		inside := m.opaque.start + 1
-		return splice(m.body, span{inside, inside}, string(id)+holdSeparator)
+		return splice(m.body, span{inside, inside}, "", string(id), holdSeparator)
 	default:
 		return m.body
 	}
@@ -263,23 +275,25 @@ func splitHold(callbackData string) (id store.HoldID, length int) {
 	}
 }
 
-// splice returns body with text in place of what stands at at.
-func splice(body []byte, at span, text string) []byte {
-	out := make([]byte, 0, len(body)+len(text))
-	out = append(out, body[:at.start]...)
-	out = append(out, text...)
-	return append(out, body[at.end:]...)
+// splice returns body with an id, and what stands around it, in place of what stands at
+// at. It needs no other memory than body's, if there is room behind that.
+func splice(body []byte, at span, before, id, after string) []byte {
+	text := make([]byte, 0, 2*store.HoldIDLength)
+	text = append(append(append(text, before...), id...), after...)
+	return slices.Replace(body, at.start, at.end, text...)
 }
 
 // lookUpField returns which field a name means. A name that differs from a
 // field's by nothing but case is refused: who reads it which way is anyone's guess.
 func lookUpField(name string) (field, error) {
-	if f, ok := fields[name]; ok {
-		return f, nil
+	for i := range fields {
+		if fields[i].name == name {
+			return fields[i].field, nil
+		}
 	}
-	for known := range fields {
-		if strings.EqualFold(name, known) {
-			return 0, sentence(fmt.Sprintf("The field %q must be written in lower case.", known))
+	for _, f := range fields {
+		if strings.EqualFold(name, f.name) {
+			return 0, sentence(fmt.Sprintf("The field %q must be written in lower case.", f.name))
 		}
 	}
 	return 0, nil
@@ -287,31 +301,5 @@ func lookUpField(name string) (field, error) {
 
 // isString tells whether a JSON value is the string s, however it is escaped.
 func isString(value jsontext.Value, s string) bool {
-	if value.Kind() != '"' {
-		return false
-	}
-	text, err := jsontext.AppendUnquote(nil, value)
-	return err == nil && string(text) == s
-}
-
-// nesting returns how deep objects and arrays stand in one another in a valid
-// JSON value: 0 for a string, 1 for an object of strings.
-func nesting(value jsontext.Value) int {
-	depth, deepest := 0, 0
-	for i := 0; i < len(value); i++ {
-		switch value[i] {
-		case '{', '[':
-			depth++
-			deepest = max(deepest, depth)
-		case '}', ']':
-			depth--
-		case '"':
-			for i++; value[i] != '"'; i++ {
-				if value[i] == '\\' {
-					i++
-				}
-			}
-		}
-	}
-	return deepest
+	return value.Kind() == '"' && string(unquoted(value)) == s
 }

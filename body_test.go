@@ -7,8 +7,13 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"unicode/utf8"
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
@@ -189,9 +194,11 @@ func BenchmarkParseMessage(b *testing.B) {
 		"60KiB": bodyWith(`"context":{"message_id":"` + strings.Repeat("m", 60<<10) + `"},`),
 	} {
 		b.Run(name, func(b *testing.B) {
+			text := slices.Grow([]byte(body), spareRoom)
 			b.ReportAllocs()
 			for b.Loop() {
-				m, err := parseMessage([]byte(body))
+				copy(text, body) // the hold's id was put into it
+				m, err := parseMessage(text)
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -283,3 +290,57 @@ func FuzzSigned(f *testing.F) {
 		}
 	})
 }
+
+func TestReadBody(t *testing.T) {
+	for name, tc := range map[string]struct {
+		size, announced int
+		limit           int64
+		want            string // the code; "": none
+	}{
+		"nothing":                    {0, 0, 100, ""},
+		"a usual one":                {300, 300, 1000, ""},
+		"one of unknown length":      {300, -1, 1000, ""},
+		"a large one":                {60 << 10, 60 << 10, 128 << 10, ""},
+		"a large one without length": {60 << 10, -1, 128 << 10, ""},
+		"as large as can be":         {maxBodySize, maxBodySize, maxBodySize, ""},
+		"at the limit":               {1000, 1000, 1000, ""},
+		"at the limit, unannounced":  {1000, -1, 1000, ""},
+		"announced over the limit":   {1001, 1001, 1000, "REQ_002"},
+		"over the limit":             {1001, -1, 1000, "REQ_002"},
+		"far over the limit":         {1 << 20, -1, 1000, "REQ_002"},
+	} {
+		content := bytes.Repeat([]byte("0123456789abcde"), tc.size/15+1)[:tc.size]
+		for _, reader := range []io.Reader{bytes.NewReader(content), iotest.HalfReader(bytes.NewReader(content)), iotest.DataErrReader(bytes.NewReader(content))} {
+			r := httptest.NewRequest(http.MethodPost, messagePath, io.NopCloser(reader))
+			r.ContentLength = int64(tc.announced)
+			body, refusal := readBody(httptest.NewRecorder(), r, tc.limit, bodyTimeout)
+			switch {
+			case tc.want != "" && (refusal == nil || refusal.code != tc.want):
+				t.Errorf("%s: %+v, want %s", name, refusal, tc.want)
+			case tc.want == "" && (refusal != nil || !bytes.Equal(body, content)):
+				t.Errorf("%s: %d bytes, want %d: %+v", name, len(body), tc.size, refusal)
+			case tc.want == "" && cap(body) > 2*tc.size+maxFirstRead+2*spareRoom:
+				t.Errorf("%s: %d bytes take the memory of %d", name, tc.size, cap(body))
+			}
+		}
+	}
+}
+
+func TestABodyIsNotGivenTheMemoryThatItAnnounces(t *testing.T) {
+	r := httptest.NewRequest(http.MethodPost, messagePath, nil)
+	r.ContentLength = maxBodySize
+	reached := 0
+	r.Body = io.NopCloser(readerFunc(func(p []byte) (int, error) {
+		if reached++; len(p) > maxFirstRead+2*spareRoom {
+			t.Errorf("room for %d bytes before any has come", len(p))
+		}
+		return 0, io.ErrUnexpectedEOF
+	}))
+	if _, refusal := readBody(httptest.NewRecorder(), r, maxBodySize, bodyTimeout); refusal == nil || refusal.code != "REQ_001" || reached != 1 {
+		t.Errorf("%+v after %d reads", refusal, reached)
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }

@@ -94,22 +94,38 @@ func (f *failure) write(w http.ResponseWriter) error {
 	if err := encoder.Encode(errorEnvelope{Errors: errorObject{f.code, f.group, description, f.params}}); err != nil {
 		return err
 	}
-	return writeJSON(w, f.status, bytes.TrimSuffix(body.Bytes(), []byte("\n")))
+	return writeJSON(w, new(headerValues), f.status, bytes.TrimSuffix(body.Bytes(), []byte("\n")))
 }
 
 // writeSuccess answers with Meta's JSON in the envelope, byte for byte.
-func writeSuccess(w http.ResponseWriter, data []byte) error {
+func writeSuccess(w http.ResponseWriter, values *headerValues, data []byte) error {
 	const before, after = `{"isSuccess":true,"data":`, `}`
 	body := make([]byte, 0, len(before)+len(data)+len(after))
 	body = append(append(append(body, before...), data...), after...)
-	return writeJSON(w, http.StatusOK, body)
+	return writeJSON(w, values, http.StatusOK, body)
 }
 
-func writeJSON(w http.ResponseWriter, status int, body []byte) error {
+func writeJSON(w http.ResponseWriter, values *headerValues, status int, body []byte) error {
 	h := w.Header()
-	h.Set("Content-Type", "application/json; charset=utf-8")
-	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h["Content-Type"] = values.of("application/json; charset=utf-8")
+	h["Content-Length"] = values.of(strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	_, err := w.Write(body)
 	return err
+}
+
+// headerValues are the values of headers, for some of them in one piece of memory.
+type headerValues struct {
+	values [8]string
+	n      int
+}
+
+// of returns what http.Header has for a header with one value.
+func (v *headerValues) of(value string) []string {
+	if v.n == len(v.values) {
+		return []string{value}
+	}
+	v.values[v.n] = value
+	v.n++
+	return v.values[v.n-1 : v.n : v.n]
 }

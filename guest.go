@@ -15,6 +15,11 @@ import (
 // defaultUpstream is where Meta's Graph API is dialled.
 const defaultUpstream = "graph.facebook.com:443"
 
+// keptConnections is how many connections without a request are kept for the next
+// ones, unless that is configured. Caddy's 32 are few where each send waits a
+// tenth of a second for Meta: the others would dial for every send.
+const keptConnections = 512
+
 // object is a JSON object that is read for a few of its members and otherwise
 // left as it is.
 type object = map[string]any
@@ -50,10 +55,16 @@ func guestConfig(raw json.RawMessage) (json.RawMessage, error) {
 		// With compression the transport would ask for it in a header of its own.
 		inner["compression"] = false
 	}
-	guest["transport"] = object{"protocol": transportName, "transport": inner}
-	if err := setHeaders(guest); err != nil {
-		return nil, err
+	if http {
+		kept, err := member(inner, "keep_alive")
+		if err != nil {
+			return nil, err
+		}
+		if kept["max_idle_conns_per_host"] == nil {
+			kept["max_idle_conns_per_host"] = keptConnections
+		}
 	}
+	guest["transport"] = object{"protocol": transportName, "transport": inner}
 	return json.Marshal(guest)
 }
 
@@ -91,29 +102,6 @@ func unmarshalNumbers(raw json.RawMessage, into *object) error {
 	decoder := json.NewDecoder(bytes.NewReader(raw))
 	decoder.UseNumber()
 	return decoder.Decode(into)
-}
-
-// setHeaders takes out the one header that reverse_proxy adds and that cannot be
-// kept out of the request, and has Meta addressed by its own name.
-func setHeaders(guest object) error {
-	headers, err := member(guest, "headers")
-	if err != nil {
-		return err
-	}
-	request, err := member(headers, "request")
-	if err != nil {
-		return err
-	}
-	remove, _ := request["delete"].([]any)
-	request["delete"] = append(slices.Clone(remove), "Via")
-	set, err := member(request, "set")
-	if err != nil {
-		return err
-	}
-	if set["Host"] == nil {
-		set["Host"] = []any{"{http.reverse_proxy.upstream.hostport}"}
-	}
-	return nil
 }
 
 // member returns the object of this name in o, which it makes where there is none.

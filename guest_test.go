@@ -13,20 +13,22 @@ func TestGuestKeepsWhatIsConfiguredAndAddsWhatIsPromised(t *testing.T) {
 		"nothing": {
 			``,
 			`{"handler":"reverse_proxy","upstreams":[{"dial":"graph.facebook.com:443"}],
-			"transport":{"protocol":"whatsapp_gateway","transport":{"protocol":"http","tls":{},"compression":false}},
-			"headers":{"request":{"delete":["Via"],"set":{"Host":["{http.reverse_proxy.upstream.hostport}"]}}}}`,
+			"transport":{"protocol":"whatsapp_gateway","transport":{"protocol":"http","tls":{},"compression":false,"keep_alive":{"max_idle_conns_per_host":512}}}}`,
 		},
 		"an upstream in the clear": {
 			`{"handler":"reverse_proxy","upstreams":[{"dial":"127.0.0.1:1"}]}`,
 			`{"handler":"reverse_proxy","upstreams":[{"dial":"127.0.0.1:1"}],
-			"transport":{"protocol":"whatsapp_gateway","transport":{"protocol":"http","compression":false}},
-			"headers":{"request":{"delete":["Via"],"set":{"Host":["{http.reverse_proxy.upstream.hostport}"]}}}}`,
+			"transport":{"protocol":"whatsapp_gateway","transport":{"protocol":"http","compression":false,"keep_alive":{"max_idle_conns_per_host":512}}}}`,
 		},
 		"everything already, in another letter case": {
-			`{"Upstreams":[{"dial":"a:1"}],"Transport":{"protocol":"http","compression":true},"Headers":{"request":{"set":{"Host":["h"]},"delete":["X"]}}}`,
+			`{"Upstreams":[{"dial":"a:1"}],"Transport":{"protocol":"http","compression":true,"keep_alive":{"max_idle_conns_per_host":7}},"Headers":{"request":{"set":{"Host":["h"]},"delete":["X"]}}}`,
 			`{"handler":"reverse_proxy","upstreams":[{"dial":"a:1"}],
-			"transport":{"protocol":"whatsapp_gateway","transport":{"protocol":"http","compression":true}},
-			"headers":{"request":{"delete":["X","Via"],"set":{"Host":["h"]}}}}`,
+			"transport":{"protocol":"whatsapp_gateway","transport":{"protocol":"http","compression":true,"keep_alive":{"max_idle_conns_per_host":7}}},
+			"headers":{"request":{"delete":["X"],"set":{"Host":["h"]}}}}`,
+		},
+		"another transport": {
+			`{"upstreams":[{"dial":"a:1"}],"transport":{"protocol":"fastcgi"}}`,
+			`{"handler":"reverse_proxy","upstreams":[{"dial":"a:1"}],"transport":{"protocol":"whatsapp_gateway","transport":{"protocol":"fastcgi"}}}`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -60,7 +62,8 @@ func TestGuestsThatWouldBreakAPromiseAreRefused(t *testing.T) {
 		`{"Load_Balancing":{"retries":3,"RETRY_MATCH":[{"path":["/*"]}]}}`: "send a message twice",
 		`{"upstream":[]}`:   "unknown field",
 		`{"transport":"x"}`: "must be an object",
-		`[]`:                "cannot unmarshal",
+		`{"transport":{"protocol":"http","keep_alive":1}}`: "must be an object",
+		`[]`: "cannot unmarshal",
 	} {
 		if _, err := guestConfig(json.RawMessage(in)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", in, err, want)

@@ -5,12 +5,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
 	"sync/atomic"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -27,88 +25,129 @@ const maxAnswerSize = 1 << 20
 // answerHeaders are those of Meta's that a client gets.
 var answerHeaders = []string{"X-Fb-Trace-Id", "X-Business-Use-Case-Usage", "X-App-Usage", "Retry-After"}
 
+// exchange is one send's exchange with Meta, and the context of the guest's part in
+// it: all that it takes in one piece of memory.
+type exchange struct {
+	// The timeout. That the client goes away is not in it.
+	context.Context
+	// client is where to find what Caddy's server knows of the request.
+	client context.Context
+	send   *send
+	// replacer is the guest's own: its placeholders know nothing of the client's request.
+	replacer *caddy.Replacer
+	// connected: the request may have touched a connection.
+	connected atomic.Bool
+	trace     httptrace.ClientTrace
+	// tried: there was an attempt that may have brought the request to Meta.
+	tried    bool
+	url      url.URL
+	headers  headerValues
+	body     sendBody
+	recorder recorder
+}
+
+// exchangeKey is where the context of a request to Meta has its exchange.
+type exchangeKey struct{}
+
+// Value implements context.Context.
+func (x *exchange) Value(key any) any {
+	switch key {
+	case caddy.ReplacerCtxKey:
+		return x.replacer
+	case exchangeKey{}:
+		return x
+	}
+	if value := x.Context.Value(key); value != nil { // the context package's own
+		return value
+	}
+	return x.client.Value(key)
+}
+
+// sendBody is a body for the guest. What goes to Meta is put in by [Transport].
+type sendBody struct{ bytes.Reader }
+
+// Close implements io.Closer.
+func (*sendBody) Close() error { return nil }
+
 // forward sends the message to Meta and reads the answer. From here on the
 // client's going away changes nothing: what has begun is finished and settled.
 func (h *Handler) forward(w http.ResponseWriter, r *http.Request, s *send) *failure {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), time.Duration(h.UpstreamTimeout))
-	defer cancel()
-	connected := new(atomic.Bool)
-	// The guest's placeholders know nothing of the client's request.
-	ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, caddy.NewReplacer())
-	ctx = withSend(ctx, s)
-	ctx = httptrace.WithClientTrace(ctx, connectionTrace(connected))
-
-	recorder := &recorder{header: make(http.Header)}
-	err := exchange(h.meta, recorder, h.metaRequest(ctx, r, s))
+	ctx := h.deadlines.next()
+	x := &exchange{Context: ctx, client: r.Context(), send: s, replacer: caddy.NewReplacer()}
+	x.recorder.header = make(http.Header)
+	err := x.run(h.meta, h.metaRequest(x, r))
 	switch {
-	case recorder.overflow:
+	case x.recorder.overflow:
 		err = errOversize
 	case err != nil && ctx.Err() != nil:
 		err = ctx.Err() // however it showed, time is up
 	}
-	if err != nil || recorder.status == 0 {
-		return h.undelivered(s, err, recorder.status, connected.Load())
+	if err != nil || x.recorder.status == 0 {
+		return h.undelivered(s, err, x.recorder.status, x.connected.Load())
 	}
 	for _, name := range answerHeaders {
-		if values := recorder.header[name]; values != nil {
+		if values := x.recorder.header[name]; values != nil {
 			w.Header()[name] = values
 		}
 	}
-	return s.judge(recorder)
+	return s.judge(&x.recorder)
 }
 
 // metaRequest is the request to Meta: made anew, so that nothing of the
 // client's comes along but what is put here. [Transport] adds the access token.
-func (h *Handler) metaRequest(ctx context.Context, r *http.Request, s *send) *http.Request {
-	body := s.message.body
+func (h *Handler) metaRequest(x *exchange, r *http.Request) *http.Request {
+	s := x.send
 	if s.hold != "" {
-		body = s.message.withHold(s.hold)
+		s.message.body = s.message.withHold(s.hold)
 	}
 	endpoint := "/messages"
 	if s.lite {
 		endpoint = "/marketing_messages"
 	}
 	path := "/" + h.GraphVersion + "/" + s.grant.App.PhoneNumberID + endpoint
+	x.url.Path = path
+	x.body.Reset(s.message.body)
 	req := &http.Request{
 		Method: http.MethodPost,
-		URL:    &url.URL{Path: path},
+		URL:    &x.url,
 		Proto:  "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: http.Header{
-			"Accept":       {"application/json"},
-			"Content-Type": {"application/json"},
-			"User-Agent":   {userAgent},
+			"Accept":       x.headers.of("application/json"),
+			"Content-Type": x.headers.of("application/json"),
+			"User-Agent":   x.headers.of(userAgent),
 			// A name without a value keeps reverse_proxy from setting it.
 			"X-Forwarded-For":   nil,
 			"X-Forwarded-Host":  nil,
 			"X-Forwarded-Proto": nil,
 		},
-		Body:          io.NopCloser(bytes.NewReader(body)),
-		ContentLength: int64(len(body)),
+		Body:          &x.body,
+		ContentLength: int64(len(s.message.body)),
 		RemoteAddr:    r.RemoteAddr,
 		RequestURI:    path,
 	}
-	return req.WithContext(ctx)
+	return req.WithContext(x.traced())
 }
 
-// connectionTrace sets connected as soon as the request may have touched a
-// connection. An established connection has its TLS handshake behind it, so
-// a request that never got one was not sent.
-func connectionTrace(connected *atomic.Bool) *httptrace.ClientTrace {
-	return &httptrace.ClientTrace{
-		GotConn:              func(httptrace.GotConnInfo) { connected.Store(true) },
-		WroteHeaderField:     func(string, []string) { connected.Store(true) },
-		WroteHeaders:         func() { connected.Store(true) },
-		WroteRequest:         func(httptrace.WroteRequestInfo) { connected.Store(true) },
-		GotFirstResponseByte: func() { connected.Store(true) },
+// traced is the context with a trace that notes when the request may have touched
+// a connection. An established connection has its TLS handshake behind it, so a
+// request that never got one was not sent. The first of these is called before any
+// byte is written; the others are there should it ever not be.
+func (x *exchange) traced() context.Context {
+	x.trace = httptrace.ClientTrace{
+		GotConn:              func(httptrace.GotConnInfo) { x.connected.Store(true) },
+		WroteHeaders:         func() { x.connected.Store(true) },
+		WroteRequest:         func(httptrace.WroteRequestInfo) { x.connected.Store(true) },
+		GotFirstResponseByte: func() { x.connected.Store(true) },
 	}
+	return httptrace.WithClientTrace(x, &x.trace)
 }
 
 // errAborted means that the answer broke off.
 var errAborted = errors.New("the answer broke off")
 
-// exchange has the guest serve req. An answer that breaks off makes the guest
+// run has the guest serve req. An answer that breaks off makes the guest
 // panic with http.ErrAbortHandler, as net/http asks of proxies.
-func exchange(guest caddyhttp.MiddlewareHandler, w http.ResponseWriter, req *http.Request) (err error) {
+func (x *exchange) run(guest caddyhttp.MiddlewareHandler, req *http.Request) (err error) {
 	defer func() {
 		switch p := recover(); p {
 		case nil:
@@ -118,8 +157,11 @@ func exchange(guest caddyhttp.MiddlewareHandler, w http.ResponseWriter, req *htt
 			panic(p)
 		}
 	}()
-	return guest.ServeHTTP(w, req, caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil }))
+	return guest.ServeHTTP(&x.recorder, req, emptyHandler)
 }
+
+// emptyHandler is what comes behind the guest.
+var emptyHandler = caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
 
 // The descriptions of what went wrong on the way to Meta. They tell nothing of
 // addresses or of what the other side wrote.

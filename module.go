@@ -52,6 +52,8 @@ type Handler struct {
 	app    *App
 	meta   caddyhttp.MiddlewareHandler
 	logger *zap.Logger
+	// deadlines are those of exchanges with Meta.
+	deadlines *deadlines
 	// reportsConnections: a request that got no connection is known not to be sent.
 	reportsConnections bool
 }
@@ -86,6 +88,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	setDefault(&h.GraphVersion, defaultGraphVersion)
 	setDefault(&h.MaxBodySize, defaultMaxBodySize)
 	setDefault(&h.UpstreamTimeout, caddy.Duration(defaultUpstreamTimeout))
+	h.deadlines = newDeadlines(time.Duration(h.UpstreamTimeout))
 	app, err := ctx.App(moduleName)
 	if err != nil {
 		return err
@@ -135,6 +138,22 @@ type send struct {
 	fate      fate
 	messageID string
 	answer    []byte // Meta's JSON, once it has accepted
+	// code is that of the failure, if it has failed.
+	code    string
+	headers headerValues // of the answer
+}
+
+// MarshalLogObject implements zapcore.ObjectMarshaler: whose the request was, for
+// the access log, if there is one.
+func (s *send) MarshalLogObject(line zapcore.ObjectEncoder) error {
+	if s.grant != nil {
+		line.AddString("app_id", string(s.grant.App.ID))
+		line.AddString("account_id", string(s.grant.App.AccountID))
+	}
+	if s.code != "" {
+		line.AddString("code", s.code)
+	}
+	return nil
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
@@ -145,17 +164,18 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	start := time.Now()
 	replacer := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	requestID, _ := replacer.GetString("http.request.uuid")
-	w.Header().Set("X-Request-Id", requestID)
 	if r.URL.Path == webhookPath {
+		w.Header().Set("X-Request-Id", requestID)
 		return h.answerWebhook(w, r, &webhook{requestID: requestID, start: start})
 	}
 	s := &send{requestID: requestID, start: start}
+	w.Header()["X-Request-Id"] = s.headers.of(requestID)
 	refusal := h.serve(w, r, s)
 	h.log(r, s, refusal)
 	if refusal != nil {
 		return refusal.write(w)
 	}
-	return writeSuccess(w, s.answer)
+	return writeSuccess(w, &s.headers, s.answer)
 }
 
 // serve keeps the store open for as long as the request needs it.
@@ -255,18 +275,15 @@ func fakeAnswer() []byte {
 // log writes one line about a request that did not succeed, and tells the
 // access log whose it was.
 func (h *Handler) log(r *http.Request, s *send, f *failure) {
-	extra, _ := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields)
-	if extra == nil {
-		extra = new(caddyhttp.ExtraLogFields)
-	}
-	if s.grant != nil {
-		extra.Set(zap.String("app_id", string(s.grant.App.ID)))
-		extra.Set(zap.String("account_id", string(s.grant.App.AccountID)))
+	// A server without an access log needs no fields for it, which are not for nothing.
+	if server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok && server.Logs != nil {
+		extra := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields)
+		extra.Add(zap.Inline(s))
 	}
 	if f == nil {
 		return
 	}
-	extra.Set(zap.String("code", f.code))
+	s.code = f.code
 	level, message := zapcore.InfoLevel, "send refused"
 	switch {
 	case errors.Is(f.cause, context.Canceled):

@@ -32,13 +32,22 @@ func overLimit(w http.ResponseWriter, v store.Verdict) *failure {
 	return f
 }
 
+// quotaHeaders are those that tell what [writeQuota] does.
+var quotaHeaders = [...]string{"X-Ratelimit-Sec-Limit", "X-Ratelimit-Sec-Remaining", "X-Ratelimit-Min-Limit", "X-Ratelimit-Min-Remaining"}
+
 // writeQuota tells the client what is left of both windows.
-func writeQuota(w http.ResponseWriter, d store.Decision) {
-	h := w.Header()
-	h.Set("X-Ratelimit-Sec-Limit", strconv.Itoa(d.Second.Limit))
-	h.Set("X-Ratelimit-Sec-Remaining", strconv.Itoa(d.Second.Remaining))
-	h.Set("X-Ratelimit-Min-Limit", strconv.Itoa(d.Minute.Limit))
-	h.Set("X-Ratelimit-Min-Remaining", strconv.Itoa(d.Minute.Remaining))
+func writeQuota(w http.ResponseWriter, values *headerValues, d store.Decision) {
+	digits := make([]byte, 0, 80)
+	var ends [len(quotaHeaders)]int
+	for i, n := range [len(quotaHeaders)]int{d.Second.Limit, d.Second.Remaining, d.Minute.Limit, d.Minute.Remaining} {
+		digits = strconv.AppendInt(digits, int64(n), 10)
+		ends[i] = len(digits)
+	}
+	text, start := string(digits), 0
+	for i, end := range ends {
+		w.Header()[quotaHeaders[i]] = values.of(text[start:end])
+		start = end
+	}
 }
 
 // Admit implements [store.Store]. It counts what was judged by this gateway's share

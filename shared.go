@@ -73,6 +73,8 @@ type sharedStore struct {
 	closing context.Context
 	close   context.CancelFunc
 	retries sync.WaitGroup
+	// deadlines are those of settlements.
+	deadlines *deadlines
 
 	// underWay are the sends that are not settled yet, and when each began: what
 	// is under way is not in doubt.
@@ -141,7 +143,7 @@ func openShared(b backend) (*sharedStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sharedStore{Store: opened, underWay: make(map[store.HoldID]time.Time)}
+	s := &sharedStore{Store: opened, underWay: make(map[store.HoldID]time.Time), deadlines: newDeadlines(settleTimeout)}
 	if err := s.openJournal(b); err != nil {
 		return nil, errors.Join(err, opened.Close())
 	}
@@ -171,11 +173,15 @@ type settlement struct {
 // the store is open: what Meta accepted must be charged, and the client's
 // answer cannot wait for that.
 func (s *sharedStore) settle(st settlement) {
-	err := s.trySettle(st)
-	if err == nil {
-		s.end(st.hold)
+	if err := s.trySettle(st); err != nil {
+		s.settleLater(st, err)
 		return
 	}
+	s.end(st.hold)
+}
+
+// settleLater records the outcome of a send that the store has not taken because of err.
+func (s *sharedStore) settleLater(st settlement, err error) {
 	if s.journal != nil {
 		journalErr := s.journalSettlement(st)
 		if journalErr == nil {
@@ -210,8 +216,7 @@ func (s *sharedStore) settle(st settlement) {
 // will not change by trying again, and is only reported; but what Meta accepted is
 // charged, even if somebody has given up on it and released its hold meanwhile.
 func (s *sharedStore) trySettle(st settlement) error {
-	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
-	defer cancel()
+	ctx := s.deadlines.next()
 	var err error
 	if st.outcome == store.Captured {
 		err = s.Capture(ctx, st.hold, st.messageID)

@@ -1,10 +1,13 @@
 package gateway
 
 import (
-	"context"
+	"bytes"
 	"encoding/json"
+	"errors"
+	"io"
 	"net/http"
 	"net/url"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -47,43 +50,67 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// sendKey is where the context of a request to Meta has its send.
-type sendKey struct{}
+// errOnce means that a message was to be sent that may have been sent.
+var errOnce = errors.New("a message is sent once")
+
+// RoundTrip implements http.RoundTripper.
+func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	x, ok := r.Context().Value(exchangeKey{}).(*exchange)
+	if !ok { // a health check
+		return t.inner.RoundTrip(r)
+	}
+	if x.tried {
+		return nil, errOnce
+	}
+	answer, err := t.inner.RoundTrip(x.outgoing(r))
+	if err != nil {
+		// What was not dialled may be tried with the next upstream.
+		x.tried = !errors.As(err, new(reverseproxy.DialError))
+		return nil, err
+	}
+	x.tried = true
+	x.send.clean(answer.Header)
+	return answer, nil
+}
+
+// outgoing is the request as Meta gets it. The original is logged.
+func (x *exchange) outgoing(r *http.Request) *http.Request {
+	out := *r
+	out.Header = make(http.Header, len(r.Header)+1)
+	for name, values := range r.Header {
+		if name != "Via" && len(values) > 0 {
+			out.Header[name] = values
+		}
+	}
+	out.Header["Authorization"] = x.headers.of(x.send.grant.authorization)
+	if out.Host == "" {
+		upstream, _ := reverseproxy.GetDialInfo(r.Context())
+		out.Host = upstream.Address
+	}
+	// Of a reader that net/http knows it sends headers and body in one piece. It
+	// cannot send this one twice, as there is no GetBody.
+	if body := x.send.message.body; r.Body != nil && r.ContentLength == int64(len(body)) {
+		out.Body = io.NopCloser(bytes.NewReader(body))
+	}
+	return &out
+}
 
 // codingHeaders are those of an answer that it takes to read it.
 var codingHeaders = []string{"Content-Encoding", "Content-Length", "Content-Type"}
 
-// RoundTrip implements http.RoundTripper.
-func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	s, ok := r.Context().Value(sendKey{}).(*send)
-	if !ok { // a health check
-		return t.inner.RoundTrip(r)
-	}
-	outgoing := *r
-	outgoing.Header = r.Header.Clone()
-	outgoing.Header.Set("Authorization", bearer+s.grant.token)
-	answer, err := t.inner.RoundTrip(&outgoing)
-	if err != nil {
-		return nil, err
-	}
-	kept := make(http.Header)
-	for _, name := range codingHeaders {
-		if values := answer.Header[name]; values != nil {
-			kept[name] = values
+// clean takes out of an answer's headers what nobody may have.
+func (s *send) clean(header http.Header) {
+	for name, values := range header {
+		switch {
+		case slices.Contains(codingHeaders, name):
+		case slices.Contains(answerHeaders, name):
+			for i := range values {
+				values[i] = s.mask(values[i])
+			}
+		default:
+			delete(header, name)
 		}
 	}
-	for _, name := range answerHeaders {
-		for _, value := range answer.Header[name] {
-			kept.Add(name, s.mask(value))
-		}
-	}
-	answer.Header = kept
-	return answer, nil
-}
-
-// withSend gives the transport what it needs to know of a send.
-func withSend(ctx context.Context, s *send) context.Context {
-	return context.WithValue(ctx, sendKey{}, s)
 }
 
 // OverrideHealthCheckScheme implements reverseproxy.HealthCheckSchemeOverriderTransport.

@@ -57,7 +57,8 @@ func NewKey(sandbox bool) Key {
 			b.WriteByte(base62[buf[0]%62])
 		}
 	}
-	return Key(b.String() + checksum(b.String()))
+	sum := checksum(b.String())
+	return Key(b.String() + string(sum[:]))
 }
 
 // ParseKey tells whether s can be an API key at all: a key of ours with the
@@ -73,8 +74,10 @@ func ParseKey(s string) (Key, error) {
 		}
 	}
 	k := Key(s)
-	if k.ours() && checksum(s[:keyLength-checksumLength]) != s[keyLength-checksumLength:] {
-		return "", ErrMalformedKey
+	if k.ours() {
+		if sum := checksum(s[:keyLength-checksumLength]); string(sum[:]) != s[keyLength-checksumLength:] {
+			return "", ErrMalformedKey
+		}
 	}
 	return k, nil
 }
@@ -113,14 +116,13 @@ func (k Key) ours() bool {
 
 // checksum is the CRC-32 of s in base62, most significant digit first, padded
 // with zeros: 62^6 is over 2^32.
-func checksum(s string) string {
+func checksum(s string) (digits [checksumLength]byte) {
 	sum := crc32.ChecksumIEEE([]byte(s))
-	var digits [checksumLength]byte
 	for i := len(digits) - 1; i >= 0; i-- {
 		digits[i] = base62[sum%62]
 		sum /= 62
 	}
-	return string(digits[:])
+	return digits
 }
 
 // KeyDigest is HMAC-SHA256(pepper, key): what is stored and looked up instead
@@ -144,33 +146,40 @@ func ParseKeyDigest(s string) (KeyDigest, error) {
 // Pepper is the secret under which keys are digested. It is safe for
 // concurrent use; make one with [NewPepper].
 type Pepper struct {
-	macs sync.Pool // of hash.Hash, keyed once
+	digesters sync.Pool
+}
+
+// digester is a hash that was keyed once, with memory for what goes in and out.
+type digester struct {
+	mac hash.Hash
+	in  [maxKey]byte
+	out KeyDigest
 }
 
 // NewPepper takes the secret's bytes as they are.
 func NewPepper(secret string) *Pepper {
 	p := new(Pepper)
-	p.macs.New = func() any { return hmac.New(sha256.New, []byte(secret)) }
+	p.digesters.New = func() any { return &digester{mac: hmac.New(sha256.New, []byte(secret))} }
 	return p
 }
 
 // Digest returns the digest of k.
-func (p *Pepper) Digest(k Key) KeyDigest {
-	return p.sum([]byte(k))
-}
+func (p *Pepper) Digest(k Key) KeyDigest { return p.sum(string(k)) }
 
 // Fingerprint tells one pepper from another without giving it away, so that a
 // store can refuse a pepper other than the one its keys were made with.
 func (p *Pepper) Fingerprint() string {
-	d := p.sum([]byte("caddy-whatsapp-gateway pepper fingerprint"))
+	d := p.sum("caddy-whatsapp-gateway pepper fingerprint")
 	return hex.EncodeToString(d[:8])
 }
 
-func (p *Pepper) sum(b []byte) (d KeyDigest) {
-	mac := p.macs.Get().(hash.Hash)
-	defer p.macs.Put(mac)
-	mac.Reset()
-	mac.Write(b)
-	mac.Sum(d[:0])
-	return d
+func (p *Pepper) sum(text string) KeyDigest {
+	d := p.digesters.Get().(*digester)
+	defer p.digesters.Put(d)
+	in := append(d.in[:0], text...)
+	defer clear(in)
+	d.mac.Reset()
+	d.mac.Write(in)
+	d.mac.Sum(d.out[:0])
+	return d.out
 }

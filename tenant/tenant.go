@@ -102,7 +102,7 @@ func (g *Grant) Expired(now time.Time) bool {
 }
 
 // idEncoding keeps the order of the bytes that it encodes, which base64 does not.
-var idEncoding = base32.HexEncoding.WithPadding(base32.NoPadding)
+var idEncoding = base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").WithPadding(base32.NoPadding)
 
 // IDLength is the number of characters behind the prefix of an id made by [NewID].
 const IDLength = 26
@@ -149,7 +149,7 @@ func IsDerivedID(id string) bool {
 // decodeID returns the bytes behind the prefix of an id.
 func decodeID(id string) (uuid.UUID, bool) {
 	_, digits, _ := strings.Cut(id, "_")
-	b, err := idEncoding.DecodeString(strings.ToUpper(digits))
+	b, err := idEncoding.DecodeString(strings.ToLower(digits))
 	if err != nil || len(b) != len(uuid.UUID{}) {
 		return uuid.UUID{}, false
 	}
@@ -159,5 +159,7 @@ func decodeID(id string) (uuid.UUID, bool) {
 const derivedVersion = 8
 
 func newID(prefix string, id uuid.UUID) string {
-	return prefix + "_" + strings.ToLower(idEncoding.EncodeToString(id[:]))
+	text := make([]byte, 0, 2*IDLength)
+	text = append(append(text, prefix...), '_')
+	return string(idEncoding.AppendEncode(text, id[:]))
 }

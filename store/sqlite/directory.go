@@ -26,8 +26,7 @@ func (s *Store) Grant(ctx context.Context, digest tenant.KeyDigest) (*tenant.Gra
 	g := new(tenant.Grant)
 	var expires sql.NullString
 	var revoked bool
-	row := s.reading.QueryRowContext(ctx, `SELECT k.id, k.expires_at, k.revoked_at IS NOT NULL, `+appColumns+`
-		FROM api_keys k JOIN apps a ON a.id = k.app_id WHERE k.digest = ?`, digest[:])
+	row := s.reads.selectGrant.QueryRowContext(ctx, digest[:])
 	app, err := scanApp(func(columns ...any) error {
 		return row.Scan(append([]any{&g.KeyID, &expires, &revoked}, columns...)...)
 	})

@@ -337,3 +337,29 @@ func BenchmarkHoldAndCapture(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkGrant is the look-up of a key that is not in the cache: of one that is
+// unknown, and of one that is stored.
+func BenchmarkGrant(b *testing.B) {
+	s, account := funded(b, filepath.Join(b.TempDir(), "gateway.db"), 1)
+	app := tenant.App{ID: "app_1", AccountID: account, Name: "App", PhoneNumberID: "1", AccessToken: "v1.k1.x"}
+	if err := s.CreateApp(b.Context(), app); err != nil {
+		b.Fatal(err)
+	}
+	known := tenant.KeyDigest{1}
+	if err := s.CreateKey(b.Context(), tenant.APIKey{ID: "key_1", AppID: app.ID, Digest: known}); err != nil {
+		b.Fatal(err)
+	}
+	for name, digest := range map[string]tenant.KeyDigest{"unknown": {2}, "known": known} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
+			defer cancel()
+			for b.Loop() {
+				if _, err := s.Grant(ctx, digest); (err == nil) != (name == "known") {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

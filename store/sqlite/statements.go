@@ -34,12 +34,14 @@ func (s *statements) all() map[string]**sql.Stmt {
 
 // reads are what the other connections run over and over.
 type reads struct {
-	selectHolds, selectDue, selectEvent *sql.Stmt
+	selectGrant, selectHolds, selectDue, selectEvent *sql.Stmt
 }
 
 // all are the statements by their text.
 func (r *reads) all() map[string]**sql.Stmt {
 	return map[string]**sql.Stmt{
+		"SELECT k.id, k.expires_at, k.revoked_at IS NOT NULL, " + appColumns + `
+			FROM api_keys k JOIN apps a ON a.id = k.app_id WHERE k.digest = ?`: &r.selectGrant,
 		`SELECT j.value ->> 0, l.account_id, ifnull(l.app_id, ''), l.kind = 'capture'
 			FROM json_each(?) j CROSS JOIN ledger l ON l.id IN (j.value ->> 1, j.value ->> 2, j.value ->> 3, j.value ->> 4)`: &r.selectHolds,
 		"SELECT seq, id, due_at FROM outbox WHERE app_id = ? AND state = 'pending' ORDER BY due_at, seq LIMIT ?": &r.selectDue,
