@@ -4,7 +4,7 @@ export GOFLAGS := -buildvcs=false -trimpath -tags=nobadger,nomysql,nopgx
 CADDY_VERSION := v2.11.9
 MODULE        := github.com/connexease/caddy-whatsapp-gateway
 
-.PHONY: run build xcaddy test check tools clean
+.PHONY: run build xcaddy test check bench tools clean
 
 # The gateway on :8080 with a simulated Meta and a customer's endpoint, until
 # Ctrl-C. The secrets are the demo's. An address without a scheme is http, for
@@ -42,11 +42,25 @@ check: tools
 	CGO_ENABLED=0 go vet ./...
 	CGO_ENABLED=0 go tool staticcheck ./...
 
+# The gateway beside what one would run instead of it; BENCH="-series main -rounds 5"
+# and the like are options, which `go run ./bench -h` lists.
+bench: build tools
+	CGO_ENABLED=0 go build -o bin/bench ./bench
+	@exec bin/bench $(BENCH)
+
 # The race detector needs a C compiler, a test runs the curl lines that `make run`
 # prints, and others run Redis servers of their own. What is missing is installed
-# where that is possible.
+# where that is possible. The benchmark leaves out the gateway's peers where they are
+# missing, so those need not be; Debian would have web servers run from then on.
+tools bench test: export PATH := $(PATH):/usr/sbin:/sbin
 tools:
 	@./scripts/install-missing "gcc:gcc libc6-dev" curl:curl redis-server:redis-server
+	-@new=$$(for s in nginx haproxy; do command -v $$s >/dev/null || echo $$s; done); \
+	./scripts/install-missing wrk:wrk nginx:"nginx libnginx-mod-http-lua" haproxy:haproxy && \
+	for s in $$new; do \
+		sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+		$$sudo systemctl disable --now $$s >/dev/null 2>&1 || $$sudo service $$s stop >/dev/null 2>&1 || true; \
+	done
 
 clean:
 	rm -rf bin
