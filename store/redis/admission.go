@@ -15,17 +15,27 @@ import (
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
-var admitScript = newScript(header, "scripts/money.lua", "scripts/windows.lua", "scripts/admit.lua")
+var admitScript = newScript(header, "scripts/ledger.lua", "scripts/windows.lua", "scripts/admit.lua", "scripts/money.lua", "scripts/admit_else.lua")
 
 // modes are how the script knows the modes.
-var modes = map[store.Mode]string{store.Check: "check", store.Count: "count", store.Hold: "hold"}
+var modes = map[store.Mode]byte{store.Check: 0, store.Count: 1, store.Hold: 2}
 
 // verdicts are the script's, and of whom a hold is that was made before.
-var verdicts = map[string]store.Verdict{
-	"admitted": store.Admitted, "repeated": store.Admitted,
-	"over_second": store.OverSecond, "over_minute": store.OverMinute,
-	"no_account": store.NoAccount, "no_balance": store.NoBalance,
+var verdicts = [...]struct {
+	word byte
+	store.Verdict
+}{
+	{'a', store.Admitted}, {repeated, store.Admitted},
+	{'s', store.OverSecond}, {'m', store.OverMinute},
+	{'n', store.NoAccount}, {'b', store.NoBalance},
 }
+
+// Words of the script's that are more than a verdict.
+const (
+	repeated      = 'r'
+	wordForsaken  = 'f'
+	lengthOfReply = 1 + 7 + 7
+)
 
 // errForsaken means that an earlier attempt to make this hold was given up.
 var errForsaken = errors.New("the hold was given up before")
@@ -78,7 +88,7 @@ func (s *Store) admit(ctx context.Context, a store.Admission) (store.Decision, e
 	}
 	money := placeOf(a.Account)
 	if home == money {
-		d, err := s.decide(ctx, home, modes[a.Mode], true, true, a)
+		d, err := s.decide(ctx, home, a.Mode, true, true, a)
 		return d.Decision, err
 	}
 	d, err := s.admitApart(ctx, home, money, a)
@@ -87,11 +97,11 @@ func (s *Store) admit(ctx context.Context, a store.Admission) (store.Decision, e
 
 // admitApart admits where the windows are in another place than the money.
 func (s *Store) admitApart(ctx context.Context, home, money place, a store.Admission) (decision, error) {
-	d, err := s.decide(ctx, home, modes[store.Check], true, false, a)
+	d, err := s.decide(ctx, home, store.Check, true, false, a)
 	if err != nil {
 		return d, err
 	}
-	paid, err := s.decide(ctx, money, modes[store.Check], false, true, a)
+	paid, err := s.decide(ctx, money, store.Check, false, true, a)
 	switch {
 	case err != nil:
 		return d, err
@@ -106,11 +116,11 @@ func (s *Store) admitApart(ctx context.Context, home, money place, a store.Admis
 	}
 	// From here on both are written, the windows first: whoever comes between
 	// finds less room than there is, and not more.
-	d, err = s.decide(ctx, home, modes[store.Count], true, false, a)
+	d, err = s.decide(ctx, home, store.Count, true, false, a)
 	if err != nil || d.Verdict != store.Admitted || a.Mode == store.Count {
 		return d, err
 	}
-	paid, err = s.decide(ctx, money, modes[store.Hold], false, true, a)
+	paid, err = s.decide(ctx, money, store.Hold, false, true, a)
 	// Where somebody else took the last of the balance since, the windows count one too
 	// many: to take one out again could make room for one too many.
 	d.Verdict = paid.Verdict
@@ -125,39 +135,39 @@ type decision struct {
 }
 
 // decide runs the script in one place, for the windows, the money or both.
-func (s *Store) decide(ctx context.Context, p place, mode string, windows, money bool, a store.Admission) (decision, error) {
-	reply, err := s.run(ctx, admitScript, p, mode, flag(windows), flag(money), string(a.App), string(a.Account),
-		a.Limits.PerSecond, a.Limits.PerMinute, int64(a.Fee), string(a.HoldID))
+func (s *Store) decide(ctx context.Context, p place, mode store.Mode, windows, money bool, a store.Admission) (decision, error) {
+	q := make(packed, 0, 160)
+	q = append(q, modes[mode], flag(windows), flag(money))
+	q = q.text(string(a.App)).text(string(a.Account)).decimal(int64(a.Fee)).text(string(a.HoldID))
+	q = q.number(a.Limits.PerSecond).number(a.Limits.PerMinute)
+	reply, err := s.send(ctx, admitScript, p, q)
 	if err != nil {
 		return decision{}, err
 	}
-	f, ok := reply.([]any)
-	if !ok || len(f) != 3 {
+	if len(reply) != lengthOfReply {
 		return decision{}, unexpected(reply)
 	}
-	word, _ := f[0].(string)
-	second, _ := f[1].(int64)
-	minute, _ := f[2].(int64)
 	d := decision{store.Decision{
-		Second: store.Quota{Limit: a.Limits.PerSecond, Remaining: int(second)},
-		Minute: store.Quota{Limit: a.Limits.PerMinute, Remaining: int(minute)},
-	}, word == "repeated"}
-	verdict, known := verdicts[word]
-	switch {
-	case word == "forsaken":
+		Second: store.Quota{Limit: a.Limits.PerSecond, Remaining: number(reply[1:8])},
+		Minute: store.Quota{Limit: a.Limits.PerMinute, Remaining: number(reply[8:])},
+	}, reply[0] == repeated}
+	if reply[0] == wordForsaken {
 		return d, errForsaken
-	case !known:
-		return d, unexpected(reply)
 	}
-	d.Verdict = verdict
-	return d, nil
+	for _, v := range verdicts {
+		if v.word == reply[0] {
+			d.Verdict = v.Verdict
+			return d, nil
+		}
+	}
+	return d, unexpected(reply)
 }
 
-func flag(on bool) string {
+func flag(on bool) byte {
 	if on {
-		return "1"
+		return 1
 	}
-	return "0"
+	return 0
 }
 
 // errUnexpected means that what lies in Redis, or what it answers, is not this

@@ -26,8 +26,26 @@ type meddler struct {
 
 func (m *meddler) DialHook(next goredis.DialHook) goredis.DialHook { return next }
 
+// ProcessPipelineHook sees the scripts of sends.
 func (m *meddler) ProcessPipelineHook(next goredis.ProcessPipelineHook) goredis.ProcessPipelineHook {
-	return next
+	return func(ctx context.Context, cmds []goredis.Cmder) error {
+		for _, cmd := range cmds {
+			if args := cmd.Args(); cmd.Name() == "evalsha" && (args[argSHA] == admitScript.sha || args[argSHA] == settleScript.sha) {
+				if act, _ := m.next(); act != nil {
+					act()
+				}
+			}
+		}
+		return next(ctx, cmds)
+	}
+}
+
+// next tells what is done to the script that runs now.
+func (m *meddler) next() (act func(), lost bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.runs++
+	return m.before[m.runs], m.lost[m.runs]
 }
 
 func (m *meddler) ProcessHook(next goredis.ProcessHook) goredis.ProcessHook {
@@ -35,10 +53,7 @@ func (m *meddler) ProcessHook(next goredis.ProcessHook) goredis.ProcessHook {
 		if cmd.Name() != "evalsha" {
 			return next(ctx, cmd)
 		}
-		m.mu.Lock()
-		m.runs++
-		act, lost := m.before[m.runs], m.lost[m.runs]
-		m.mu.Unlock()
+		act, lost := m.next()
 		if act != nil {
 			act()
 		}

@@ -124,7 +124,7 @@ func (s *Store) unreported(ctx context.Context, most int) (report store.Report, 
 	for i := range last {
 		from[wallets[i]] = cmp.Or(last[i].value, "0-0")
 	}
-	each := int64((most + len(accounts) - 1) / len(accounts))
+	each := int64(most / len(accounts)) // of whom there are no more than that
 	pages, err := inBatches(ctx, s, wallets, func(ctx context.Context, pipe goredis.Pipeliner, key string) func() (answerOf[[]goredis.XMessage], error) {
 		return either(pipe.XRangeN(ctx, strings.Replace(key, "}:wallet:", "}:ledger:", 1), "("+from[key], "+", each).Result)
 	})

@@ -262,7 +262,7 @@ func TestAClusterIsNotAskedAgainByTheClient(t *testing.T) {
 	p := placeOf(b.account)
 	left := func() int {
 		t.Helper()
-		d, err := b.decide(t.Context(), p, modes[store.Check], true, false, a)
+		d, err := b.decide(t.Context(), p, store.Check, true, false, a)
 		noError(t, err)
 		return d.Minute.Remaining
 	}
@@ -277,7 +277,7 @@ func TestAClusterIsNotAskedAgainByTheClient(t *testing.T) {
 			return lost
 		})
 		s.away.Store(true) // the store itself tries once, then
-		_, err := s.decide(t.Context(), p, modes[store.Count], true, false, a)
+		_, err := s.decide(t.Context(), p, store.Count, true, false, a)
 		if away := (awayError{}); !errors.As(err, &away) || !away.sent {
 			t.Errorf("%s: error %v, want that it may have been sent", name, err)
 		}

@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/connexease/caddy-whatsapp-gateway/pricing"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/store/redis/redistest"
 	"github.com/connexease/caddy-whatsapp-gateway/store/storetest"
@@ -94,29 +93,5 @@ func TestMemory(t *testing.T) {
 		noError(t, err)
 		pending := bytesUnder(t, server, s.prefix+":*") - before
 		t.Logf("a pending event with a payload of %d bytes: %d bytes", payload, pending/events)
-	})
-}
-
-// BenchmarkAdmitCapture is a send as the store sees it: the hold and its capture, one
-// round trip each, from many senders to one Redis that syncs its file every second.
-func BenchmarkAdmitCapture(b *testing.B) {
-	server := redistest.Start(b, "appendfsync everysec")
-	bs := newBooks(b, testOptions(b, "single", "", server.URL()))
-	_, err := bs.Credit(b.Context(), bs.account, pricing.Micros(b.N+1)*testFee, "benchmark")
-	noError(b, err)
-	b.ReportAllocs()
-	b.SetParallelism(16)
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			a := bs.admission()
-			if d, err := bs.Admit(b.Context(), a); err != nil || d.Verdict != store.Admitted {
-				b.Errorf("%+v, %v", d, err)
-				return
-			}
-			if err := bs.Capture(b.Context(), a.HoldID, messageOf(a.HoldID)); err != nil {
-				b.Error(err)
-				return
-			}
-		}
 	})
 }

@@ -6,7 +6,8 @@
 // atomic is one script in one place, under Redis's clock, and every step can be
 // repeated: it is known by the id of its operation. go-redis repeats no single command by
 // itself here, because a script whose answer is lost may have run; what goes in a
-// pipeline, which a Cluster's client may send again, can be repeated.
+// pipeline, which a Cluster's client may send again, can be repeated. The two scripts of
+// a send share round trips with those of others: see lane.
 //
 // Whatever is not money has a lifetime. Keys are described in docs/redis.md.
 package redis
@@ -62,8 +63,10 @@ type Store struct {
 	prefix string
 	// declared are the keys that a script declares, by its place; see [declare].
 	declared [places][]string
-	timeout  time.Duration
-	clock    func() time.Time // nil: Redis's own
+	// boxed are the same, as arguments of a command.
+	boxed   [places][2]any
+	timeout time.Duration
+	clock   func() time.Time // nil: Redis's own
 	// describe is [Options.Describe], or nil.
 	describe func(error) string
 	serving  bool
@@ -78,6 +81,7 @@ type Store struct {
 	away    atomic.Bool
 	homes   homes
 	held    held
+	lanes   lanes
 	share   share
 	forsake forsaken
 
@@ -137,6 +141,7 @@ func connect(o Options) goredis.UniversalClient {
 	c.DialTimeout, c.ReadTimeout, c.WriteTimeout = o.Timeout, o.Timeout, o.Timeout
 	c.PoolTimeout = o.Timeout * 9 / 10 // so that who has waited for a connection alone is told so
 	c.DialerRetries = 1
+	c.PipelinePoolSize = -1 // none apart: pool_size is that of all connections
 	c.IsClusterMode = o.Cluster
 	c.ClientName = "whatsapp_gateway"
 	c.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
@@ -167,7 +172,10 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	s := &Store{
 		client: connect(o), prefix: o.KeyPrefix, declared: declare(o.KeyPrefix), timeout: o.Timeout, clock: o.Clock, describe: o.Describe, serving: o.Serving, id: rand.Text(),
-		homes: newHomes(), forsake: newForsaken(),
+		homes: newHomes(), forsake: newForsaken(), lanes: lanes{maxQueued: maxQueued},
+	}
+	for p, keys := range s.declared {
+		s.boxed[p] = [2]any{keys[0], keys[1]}
 	}
 	s.logger.Store(zap.NewNop())
 	s.closing, s.cancel = context.WithCancel(context.Background())
@@ -195,6 +203,7 @@ func (s *Store) Close() error {
 			s.endReporting()
 		}
 		s.closeErr = s.client.Close()
+		s.lanes.wait()
 	})
 	return s.closeErr
 }
@@ -260,11 +269,31 @@ func (s *Store) asOne(ctx context.Context) context.Context {
 	return context.WithValue(ctx, until{}, time.Now().Add(s.timeout))
 }
 
-// try makes one round trip within the timeout. Where it failed at once and can be
+// deadline is when a round trip that begins now has to be over.
+func (s *Store) deadline(ctx context.Context) time.Time {
+	deadline := time.Now().Add(s.timeout)
+	if until, ok := ctx.Value(until{}).(time.Time); ok && until.Before(deadline) {
+		deadline = until
+	}
+	if own, ok := ctx.Deadline(); ok && own.Before(deadline) {
+		deadline = own
+	}
+	return deadline
+}
+
+// try makes one round trip within the timeout, as attempts does.
+func (s *Store) try(ctx context.Context, do func(context.Context) error) error {
+	deadline := s.deadline(ctx)
+	trip, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	return s.attempts(ctx, deadline, func() error { return do(trip) })
+}
+
+// attempts makes one round trip. Where it failed at once and can be
 // expected to succeed a moment later, on a new connection or another node, it
 // is made again in what is left of the time, but not while Redis is known to be
 // away; so do must be safe to repeat.
-func (s *Store) try(ctx context.Context, do func(context.Context) error) error {
+func (s *Store) attempts(ctx context.Context, deadline time.Time, do func() error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -272,22 +301,18 @@ func (s *Store) try(ctx context.Context, do func(context.Context) error) error {
 		return store.ErrClosed
 	}
 	defer s.trips.end()
-	deadline := time.Now().Add(s.timeout)
-	if until, ok := ctx.Value(until{}).(time.Time); ok && until.Before(deadline) {
-		deadline = until
-	}
-	trip, cancel := context.WithDeadline(ctx, deadline)
-	defer cancel()
 	sent := false
 	var cause error // of the last failure that was more than the end of the time
 	for delay := 5 * time.Millisecond; ; delay *= 2 {
-		err := do(trip)
-		if lost := (lostError{}); errors.As(err, &lost) {
-			sent, err = true, lost.err
+		err := do()
+		if err != nil {
+			if lost := (lostError{}); errors.As(err, &lost) {
+				sent, err = true, lost.err
+			}
 		}
 		if err == nil || answered(err) {
 			s.away.Store(false)
-			if hasCode(err, noRoom) {
+			if err != nil && hasCode(err, noRoom) {
 				err = fmt.Errorf("%w: %w", store.ErrFull, err)
 			}
 			return err
@@ -301,11 +326,12 @@ func (s *Store) try(ctx context.Context, do func(context.Context) error) error {
 		if cause == nil || !timedOut(err) {
 			cause = err
 		}
-		if passing(err) && !s.away.Load() {
+		if passing(err) && !s.away.Load() && time.Until(deadline) > delay {
 			select {
 			case <-time.After(delay):
 				continue
-			case <-trip.Done():
+			case <-ctx.Done():
+				return ctx.Err()
 			}
 		}
 		s.away.Store(true)

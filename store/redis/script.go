@@ -17,7 +17,11 @@ var scriptFiles embed.FS
 // script is a Lua script of scripts/. KEYS[1] is the base of a place, and the keys that
 // it builds from that are all in the same slot; or the one key that it is about. ARGV[1] is
 // the time in microseconds, or nothing for Redis's own.
-type script struct{ source, sha string }
+type script struct {
+	source, sha string
+	// boxed is sha, as a command's argument.
+	boxed any
+}
 
 // Scripts that give back or write down what has been decided elsewhere run even
 // when Redis's memory is full, which a refusal would not make better; any other
@@ -38,7 +42,8 @@ func newScript(header string, files ...string) *script {
 		source += string(text)
 	}
 	sum := sha1.Sum([]byte(source)) // what Redis knows scripts by
-	return &script{source, hex.EncodeToString(sum[:])}
+	sha := hex.EncodeToString(sum[:])
+	return &script{source, sha, sha}
 }
 
 // run runs a script in one place, as one round trip. It may run more than once.
@@ -65,7 +70,7 @@ func (s *Store) eval(ctx context.Context, sc *script, p place, args []any) (any,
 	return reply, err
 }
 
-func noScript(err error) bool { return goredis.HasErrorPrefix(err, "NOSCRIPT") }
+func noScript(err error) bool { return err != nil && goredis.HasErrorPrefix(err, "NOSCRIPT") }
 
 // call is one run of a script.
 type call struct {

@@ -13,7 +13,7 @@ import (
 )
 
 var (
-	settleScript  = newScript(headerAlways, "scripts/money.lua", "scripts/settle.lua")
+	settleScript  = newScript(headerAlways, "scripts/ledger.lua", "scripts/settle.lua", "scripts/money.lua", "scripts/settle_else.lua")
 	inDoubtScript = newScript(headerAlways, "scripts/money.lua", "scripts/in_doubt.lua")
 	creditScript  = newScript(header, "scripts/money.lua", "scripts/credit.lua")
 )
@@ -40,11 +40,13 @@ func (s *Store) settle(ctx context.Context, id store.HoldID, outcome store.Outco
 	if known {
 		p = placeOf(own.Account)
 	}
-	args := []any{string(id), outcomes[outcome], messageID, string(own.Account), string(own.App), int64(own.Fee)}
-	reply, err := s.run(ctx, settleScript, p, args...)
+	q := make(packed, 0, 256)
+	q = append(q, flag(outcome == store.Captured))
+	q = q.text(string(id)).text(messageID).text(string(own.Account)).text(string(own.App)).decimal(int64(own.Fee))
+	reply, err := s.send(ctx, settleScript, p, q)
 	if err == nil && reply == "unknown" && !known {
 		if p, known, err = s.findHold(ctx, id); known {
-			reply, err = s.run(ctx, settleScript, p, args...)
+			reply, err = s.send(ctx, settleScript, p, q)
 		}
 	}
 	if err != nil {

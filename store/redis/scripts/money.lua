@@ -59,10 +59,10 @@ local wallets = {}
 local function wallet(account)
 	local w = wallets[account]
 	if w == nil then
-		local f = redis.call('HMGET', base .. 'wallet:' .. account, 'currency', 'available', 'held', 'captured', 'credited', 'seq')
+		local f = redis.call('HMGET', base .. 'wallet:' .. account, 'currency', 'available', 'held', 'captured', 'credited')
 		w = f[1] and {
 			account = account, currency = f[1], available = f[2] or '0', held = f[3] or '0', captured = f[4] or '0',
-			credited = f[5] or '0', seq = tonumber(f[6] or '0'),
+			credited = f[5] or '0', seq = 0, -- of its newest entry that this script has written
 		}
 		wallets[account] = w
 	end
@@ -90,13 +90,30 @@ end
 
 local entered = 0
 
+-- last is the time of an account's newest entry, whether it is there yet or was trimmed.
+local function last(ledger)
+	local f = redis.call('XINFO', 'STREAM', ledger)
+	for i = 1, #f, 2 do
+		if f[i] == 'last-generated-id' then
+			return tonumber(string.match(f[i + 1], '^%d+'))
+		end
+	end
+end
+
 -- enter writes an entry of the ledger. Its id in the stream is the time, or the
--- next microsecond that is free.
+-- next microsecond that is free. (t is the time by the clock of a test.)
 local function enter(w, kind, id, amount, balance, message, app)
+	local ledger = base .. 'ledger:' .. w.account
 	w.seq = math.max(w.seq + 1, real + entered)
 	entered = entered + 1
-	redis.call('XADD', base .. 'ledger:' .. w.account, digits(w.seq) .. '-0',
-		'k', kind, 'o', id, 'a', amount, 'b', balance, 'm', message, 'p', app, 't', ARGV[1])
+	if redis.call('EXISTS', ledger) == 1 then
+		w.seq = math.max(w.seq, last(ledger) + 1)
+	end
+	if ARGV[1] == '' then
+		redis.call('XADD', ledger, digits(w.seq) .. '-0', 'k', kind, 'o', id, 'a', amount, 'b', balance, 'm', message, 'p', app)
+	else
+		redis.call('XADD', ledger, digits(w.seq) .. '-0', 'k', kind, 'o', id, 'a', amount, 'b', balance, 'm', message, 'p', app, 't', ARGV[1])
+	end
 	if kind ~= 'hold' and kind ~= 'release' then
 		redis.call('SADD', base .. 'unreported', w.account)
 	end
@@ -104,7 +121,7 @@ end
 
 local function save(w)
 	redis.call('HSET', base .. 'wallet:' .. w.account, 'available', w.available, 'held', w.held, 'captured', w.captured,
-		'credited', w.credited, 'seq', digits(w.seq))
+		'credited', w.credited)
 end
 
 -- charge charges a message's template fee, which was not charged before, at one of

@@ -5,85 +5,29 @@
 --
 --   header of the second, header of the minute, ring of the second, ring of the minute
 --
--- with 25 bytes a header and 192 runs of 10 bytes a ring: under 4 KiB.
-local HEADER, RUNS, RUN = 25, 192, 10
-local FORMAT, RUN_FORMAT = '>I2I2I4I7I3I7', '>I7I3'
+-- with 25 bytes a header and 192 runs of 10 bytes a ring: under 4 KiB. A header has the
+-- head of the ring, how many runs are in it, the sum of all, the time and the number
+-- of the newest run, and the time of the oldest one in the ring.
+local HEADERS, RUNS, RUN, RUN_FORMAT = '>I2I2I4I7I3I7I2I2I4I7I3I7', 192, 10, '>I7I3'
+local SECOND, MINUTE = 50, 1970 -- where the rings begin
 -- A run has 1 of 127 parts of the limit, so that at most that is counted too many.
 local PARTS = 127
--- A window that is not used is gone after this, in seconds.
-local IDLE = 600
+-- A window that is not used is gone after this, in seconds, or a minute earlier.
+local IDLE = '660'
 
-local function ring(w, i)
-	return 2 * HEADER + w.index * RUNS * RUN + (i % RUNS) * RUN
-end
-
--- run reads the run at place i of the ring.
-local function run(w, i)
-	local at = ring(w, i)
-	return struct.unpack(RUN_FORMAT, redis.call('GETRANGE', w.key, at, at + RUN - 1))
-end
-
--- expire forgets the runs that are out of the span that ends now.
-local function expire(w)
-	local past = w.now - w.span
-	if w.newest <= past then
-		w.head, w.closed, w.total, w.count = 0, 0, 0, 0
-		return
-	end
-	while w.closed > 0 and w.oldest <= past do
-		local _, count = run(w, w.head)
-		w.total = w.total - count
-		w.head, w.closed = (w.head + 1) % RUNS, w.closed - 1
-		if w.closed > 0 then
-			w.oldest = run(w, w.head)
+-- forget drops the runs of a ring that are past. It reads some of them at a time.
+local function forget(key, ring, past, head, closed, total, oldest)
+	while closed > 0 and oldest <= past do
+		local most = math.min(16, closed, RUNS - head)
+		local runs = redis.call('GETRANGE', key, ring + head * RUN, ring + (head + most) * RUN - 1)
+		for i = 0, most - 1 do
+			local newest, count = struct.unpack(RUN_FORMAT, runs, i * RUN + 1)
+			oldest = newest
+			if newest > past then
+				return head, closed, total, oldest
+			end
+			total, head, closed = total - count, (head + 1) % RUNS, closed - 1
 		end
 	end
-end
-
-local function read(key)
-	local header = redis.call('GETRANGE', key, 0, 2 * HEADER - 1)
-	local windows = {}
-	for index = 0, 1 do
-		local w = { key = key, index = index, span = index == 0 and 1e6 or 60e6 }
-		if header == '' then
-			w.head, w.closed, w.total, w.newest, w.count, w.oldest = 0, 0, 0, 0, 0, 0
-		else
-			w.head, w.closed, w.total, w.newest, w.count, w.oldest = struct.unpack(FORMAT, header, index * HEADER + 1)
-		end
-		windows[index + 1] = w
-	end
-	-- A clock that was set back a little stands still here, and is believed where
-	-- it was set back by more than a window.
-	local newest = math.max(windows[1].newest, windows[2].newest)
-	local at = math.max(now, newest > now + 60e6 and 0 or newest)
-	for _, w in ipairs(windows) do
-		w.now = at
-		if w.newest > at then
-			w.head, w.closed, w.total, w.count = 0, 0, 0, 0
-		end
-		expire(w)
-	end
-	return windows
-end
-
--- count adds one admission.
-local function count(w, limit)
-	local most = math.max(1, math.ceil(limit / PARTS))
-	if w.count > 0 and w.count >= most and w.closed < RUNS then
-		redis.call('SETRANGE', w.key, ring(w, w.head + w.closed), struct.pack(RUN_FORMAT, w.newest, w.count))
-		if w.closed == 0 then
-			w.oldest = w.newest
-		end
-		w.closed, w.count = w.closed + 1, 0
-	end
-	w.newest, w.count, w.total = w.now, w.count + 1, w.total + 1
-end
-
-local function write(windows)
-	local header = ''
-	for _, w in ipairs(windows) do
-		header = header .. struct.pack(FORMAT, w.head, w.closed, w.total, w.newest, w.count, w.oldest)
-	end
-	redis.call('SETRANGE', windows[1].key, 0, header)
-	redis.call('EXPIRE', windows[1].key, IDLE)
+	return head, closed, total, oldest
 end

@@ -1,0 +1,109 @@
+package redis
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/connexease/caddy-whatsapp-gateway/pricing"
+	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/store/redis/redistest"
+	"github.com/connexease/caddy-whatsapp-gateway/tenant"
+)
+
+// clockTick is the unit of times in /proc.
+const clockTick = 10 * time.Millisecond
+
+// processTime is the CPU time that a process has taken, of user and system.
+func processTime(b *testing.B, pid string) time.Duration {
+	b.Helper()
+	stat, err := os.ReadFile("/proc/" + pid + "/stat")
+	if err != nil {
+		b.Skip("there is no /proc: ", err)
+	}
+	_, rest, _ := bytes.Cut(stat, []byte(") ")) // the name may have spaces
+	f := strings.Fields(string(rest))
+	user, err := strconv.ParseInt(f[11], 10, 64)
+	noError(b, err)
+	system, err := strconv.ParseInt(f[12], 10, 64)
+	noError(b, err)
+	return time.Duration(user+system) * clockTick
+}
+
+// BenchmarkSend is a send as the store sees it, the hold and its capture, of 16 senders at
+// once and of one. server-µs/op is the CPU time that redis-server takes for one, own-µs/op
+// that of this process.
+func BenchmarkSend(b *testing.B) {
+	for _, row := range []benchmarked{
+		{"always", 16, 1, roomy},
+		{"always", 1, 1, roomy},
+		{"everysec", 16, 1, roomy},
+		{"everysec", 1, 1, roomy},
+		{"everysec", 16, 1000, roomy},
+		{"everysec", 16, 1000, tenant.RateLimit{PerSecond: 80, PerMinute: 4800}},
+	} {
+		name := fmt.Sprintf("fsync=%s/senders=%d/apps=%d/limit=%d", row.fsync, row.senders, row.apps, row.limits.PerSecond)
+		b.Run(name, row.run)
+	}
+}
+
+// benchmarked is how a benchmark sends.
+type benchmarked struct {
+	fsync         string // appendfsync
+	senders, apps int
+	limits        tenant.RateLimit
+}
+
+func (k benchmarked) run(b *testing.B) {
+	server := redistest.Start(b, "appendfsync "+k.fsync)
+	bs := newBooks(b, testOptions(b, "single", "", server.URL()))
+	_, err := bs.Credit(b.Context(), bs.account, pricing.Micros(b.N+k.apps)*testFee, "benchmark")
+	noError(b, err)
+	apps := make(chan tenant.AppID, k.apps)
+	for range k.apps {
+		apps <- tenant.AppID(tenant.NewID("app"))
+	}
+	send := func() {
+		a := bs.admission()
+		a.App, a.Limits = <-apps, k.limits
+		apps <- a.App
+		if d, err := bs.Admit(b.Context(), a); err != nil || d.Verdict != store.Admitted {
+			b.Errorf("%+v, %v", d, err)
+		}
+		if err := bs.Capture(b.Context(), a.HoldID, messageOf(a.HoldID)); err != nil {
+			b.Error(err)
+		}
+	}
+	for range k.apps {
+		send() // what is looked up once is looked up
+	}
+	info := command(b, server, "INFO", "server").(string)
+	clocks := map[string]string{"server-µs/op": parseInfo(info)["process_id"], "own-µs/op": strconv.Itoa(os.Getpid())}
+	before := make(map[string]time.Duration)
+	for unit, pid := range clocks {
+		before[unit] = processTime(b, pid)
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	var senders sync.WaitGroup
+	for range k.senders {
+		senders.Go(func() {
+			for left.Add(-1) >= 0 {
+				send()
+			}
+		})
+	}
+	senders.Wait()
+	b.StopTimer()
+	for unit, pid := range clocks {
+		b.ReportMetric(float64((processTime(b, pid)-before[unit]).Microseconds())/float64(b.N), unit)
+	}
+}

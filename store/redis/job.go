@@ -1,0 +1,101 @@
+package redis
+
+import (
+	"context"
+	"encoding/binary"
+	"strconv"
+	"sync"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+)
+
+// job is one run of a script that every send needs. It is used again with all that it
+// has, for a send should make little garbage.
+type job struct {
+	node     *goredis.Client // where it is sent to
+	script   *script
+	payload  []byte // what the script is to do: its ARGV[2]
+	deadline time.Time
+
+	args    [argsOfJob]any
+	command *goredis.StringCmd // of args
+	again   *goredis.Cmd       // the script with its text, where it was not known
+
+	// turn tells that the job is done, or that it is to lead.
+	turn  chan bool
+	timer *time.Timer
+	// queued: it is not sent yet. leads: it sends, or has been told to. Both are guarded
+	// by the lane.
+	queued, leads bool
+	// written: it has been written to a connection's buffer, and so may have been sent.
+	written bool
+	err     error
+}
+
+// What is where in a job's args.
+const (
+	argSHA    = 1
+	argBase   = 3
+	argNoKey  = 4
+	argNow    = 5
+	argsOfJob = 7
+)
+
+var jobs = sync.Pool{New: func() any {
+	j := &job{turn: make(chan bool, 1), timer: time.NewTimer(time.Hour)}
+	j.timer.Stop()
+	j.args = [argsOfJob]any{0: "evalsha", 2: "2", 6: j}
+	j.command = goredis.NewStringCmd(context.Background(), j.args[:]...)
+	return j
+}}
+
+// MarshalBinary is what go-redis writes of a job.
+func (j *job) MarshalBinary() ([]byte, error) {
+	j.written = true
+	return j.payload, nil
+}
+
+// release returns what became of a job that is done, and lets it be used again.
+func (j *job) release() answer {
+	j.timer.Stop()
+	a := answer{j.command.Val(), j.err, j.written}
+	j.command.SetVal("")
+	j.command.SetErr(nil)
+	j.node, j.script, j.err = nil, nil, nil
+	j.payload = nil
+	jobs.Put(j)
+	return a
+}
+
+// packed is what a script is to do, as its struct.unpack reads it: one argument is
+// cheaper than many.
+type packed []byte
+
+// text adds a text, behind its length.
+func (q packed) text(t string) packed {
+	return append(binary.BigEndian.AppendUint32(q, uint32(len(t))), t...)
+}
+
+// decimal adds a number in decimal digits, behind their number.
+func (q packed) decimal(n int64) packed {
+	at := len(q)
+	q = strconv.AppendInt(append(q, 0, 0, 0, 0), n, 10)
+	binary.BigEndian.PutUint32(q[at:], uint32(len(q)-at-4))
+	return q
+}
+
+// number adds a number that is not negative and that Lua can count with.
+func (q packed) number(n int) packed {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], uint64(min(max(n, 0), 1<<53)))
+	return append(q, b[1:]...)
+}
+
+// number reads what a script has packed in seven bytes.
+func number(b string) (n int) {
+	for i := range len(b) {
+		n = n<<8 | int(b[i])
+	}
+	return n
+}

@@ -1,0 +1,85 @@
+package redis
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+)
+
+// send runs a script that every send needs in one place, as one round trip that is shared with
+// others under way. It may run more than once: payload is what it is to do.
+func (s *Store) send(ctx context.Context, sc *script, p place, payload []byte) (reply string, err error) {
+	deadline := s.deadline(ctx)
+	err = s.attempts(ctx, deadline, func() (err error) {
+		reply, err = s.sendOnce(ctx, sc, p, payload, deadline)
+		return err
+	})
+	return reply, err
+}
+
+func (s *Store) sendOnce(ctx context.Context, sc *script, p place, payload []byte, deadline time.Time) (string, error) {
+	node, err := s.nodeOf(ctx, p, deadline)
+	if err != nil {
+		return "", err
+	}
+	j := jobs.Get().(*job)
+	j.node, j.script, j.payload, j.deadline = node, sc, payload, deadline
+	j.args[argSHA], j.args[argBase], j.args[argNoKey], j.args[argNow] = sc.boxed, s.boxed[p][0], s.boxed[p][1], s.now()
+	a := s.lanes.to(node).run(ctx, j)
+	switch {
+	case a.err == nil:
+		return a.reply, nil
+	case moved(a.err): // to another node, which the client of the Cluster knows how to find
+		ctx, cancel := context.WithDeadline(ctx, deadline)
+		defer cancel()
+		reply, err := s.eval(ctx, sc, p, []any{payload})
+		text, _ := reply.(string)
+		return text, err
+	case a.sent && !unsent(a.err):
+		return "", lostError{a.err}
+	}
+	return "", a.err
+}
+
+// nodeOf is the client of the server that a place is on.
+func (s *Store) nodeOf(ctx context.Context, p place, deadline time.Time) (*goredis.Client, error) {
+	cluster, ok := s.client.(*goredis.ClusterClient)
+	if !ok {
+		return s.client.(*goredis.Client), nil
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	return cluster.MasterForKey(ctx, s.base(p))
+}
+
+// moved tells that another node of a Cluster is to be asked: nothing was run here.
+func moved(err error) bool {
+	return goredis.HasErrorPrefix(err, "MOVED") || goredis.HasErrorPrefix(err, "ASK")
+}
+
+// lanes are the lanes to all servers, by their addresses: a Cluster has several, and none
+// waits for another.
+type lanes struct {
+	byAddress sync.Map
+	// maxQueued is that of each of them.
+	maxQueued time.Duration
+}
+
+func (l *lanes) to(node *goredis.Client) *lane {
+	address := node.Options().Addr
+	known, ok := l.byAddress.Load(address)
+	if !ok {
+		known, _ = l.byAddress.LoadOrStore(address, &lane{maxQueued: l.maxQueued})
+	}
+	return known.(*lane)
+}
+
+// wait waits for what is under way and nobody waits for.
+func (l *lanes) wait() {
+	l.byAddress.Range(func(_, known any) bool {
+		known.(*lane).relieved.Wait()
+		return true
+	})
+}
