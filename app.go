@@ -259,6 +259,7 @@ func (a *App) Start() error {
 	if err := a.acquire(); err != nil {
 		return err
 	}
+	heapFloor()
 	var ctx context.Context
 	ctx, a.stop = context.WithCancel(context.Background())
 	a.stopped.Go(func() { a.watchInDoubt(ctx) })

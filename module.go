@@ -52,6 +52,8 @@ type Handler struct {
 	app    *App
 	meta   caddyhttp.MiddlewareHandler
 	logger *zap.Logger
+	// refusals bounds the lines about refused sends.
+	refusals *lineLimit
 	// deadlines are those of exchanges with Meta.
 	deadlines *deadlines
 	// reportsConnections: a request that got no connection is known not to be sent.
@@ -84,7 +86,7 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 
 // Provision sets up the handler.
 func (h *Handler) Provision(ctx caddy.Context) error {
-	h.logger = ctx.Logger()
+	h.logger, h.refusals = ctx.Logger(), new(lineLimit)
 	setDefault(&h.GraphVersion, defaultGraphVersion)
 	setDefault(&h.MaxBodySize, defaultMaxBodySize)
 	setDefault(&h.UpstreamTimeout, caddy.Duration(defaultUpstreamTimeout))
@@ -297,6 +299,13 @@ func (h *Handler) log(r *http.Request, s *send, f *failure) {
 	if entry == nil {
 		return
 	}
+	suppressed := 0
+	if level == zapcore.InfoLevel {
+		var ok bool
+		if suppressed, ok = h.refusals.allow(f.code, time.Now()); !ok {
+			return
+		}
+	}
 	fields := []zap.Field{
 		zap.String("code", f.code),
 		zap.String("request_id", s.requestID),
@@ -313,6 +322,9 @@ func (h *Handler) log(r *http.Request, s *send, f *failure) {
 	}
 	if f.cause != nil {
 		fields = append(fields, zap.Error(f.cause))
+	}
+	if suppressed > 0 {
+		fields = append(fields, zap.Int("suppressed", suppressed))
 	}
 	entry.Write(fields...)
 }

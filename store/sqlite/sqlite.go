@@ -277,5 +277,8 @@ func migrate(ctx context.Context, conn *sql.Conn) (err error) {
 	return err
 }
 
-// Interface guard
-var _ store.Store = (*Store)(nil)
+// Interface guards
+var (
+	_ store.Store   = (*Store)(nil)
+	_ store.Settler = (*Store)(nil)
+)

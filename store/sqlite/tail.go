@@ -19,6 +19,9 @@ const (
 	// tailAge is how old a hold without an outcome becomes before it is entered alone;
 	// nearly all have one by then.
 	tailAge = 2 * time.Second
+	// tailRest is how long a send may stay in the tail while there are others to fill a
+	// chunk.
+	tailRest = 250 * time.Millisecond
 	// tailSpan bounds how far apart the seqs of a hold and its outcome are where they are
 	// entered together: who reads the ledger in its order has to look as far ahead.
 	tailSpan = 1 << 16

@@ -87,16 +87,20 @@ func (m *sends) settle() {
 	m.open = append(m.open[:i], m.open[i+1:]...)
 	m.settled = append(m.settled, id)
 	m.balance.Held -= 1_000
-	kind, err := store.KindCapture, error(nil)
+	kind, outcome := store.KindCapture, store.Captured
 	if rand.IntN(3) == 0 {
-		kind = store.KindRelease
+		kind, outcome = store.KindRelease, store.Released
 		m.balance.Available += 1_000
-		err = m.s.Release(m.t.Context(), id)
 	} else {
 		m.balance.Captured += 1_000
-		err = m.s.Capture(m.t.Context(), id, "wamid."+string(id))
 	}
-	if err != nil {
+	if rand.IntN(2) == 0 { // what follows sees it, although nobody has waited for it
+		m.s.SettleHold(id, outcome, "wamid."+string(id), func(err error) {
+			if err != nil {
+				m.t.Error(err)
+			}
+		})
+	} else if err := m.s.settle(m.t.Context(), id, outcome, "wamid."+string(id)); err != nil {
 		m.t.Fatal(err)
 	}
 	m.ids = append(m.ids, id.EntryID(kind))
@@ -333,4 +337,26 @@ func FuzzRecords(f *testing.F) {
 			t.Errorf("what was read is not what is written: %v", fmt.Sprint(err))
 		}
 	})
+}
+
+func TestASettlementIsToldWhatBecameOfIt(t *testing.T) {
+	s, account := funded(t, filepath.Join(t.TempDir(), "gateway.db"), 1_000_000)
+	a := holdOf(account)
+	if _, err := s.Admit(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan error, 4)
+	tell := func(err error) { told <- err }
+	s.SettleHold(a.HoldID, store.Captured, "wamid.1", tell)
+	s.SettleHold(a.HoldID, store.Released, "", tell)
+	s.SettleHold(store.NewHoldID(), store.Captured, "wamid.2", tell)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.SettleHold(a.HoldID, store.Captured, "wamid.1", tell)
+	for i, want := range []error{nil, store.ErrConflict, store.ErrNotFound, store.ErrClosed} {
+		if err := <-told; !errors.Is(err, want) {
+			t.Errorf("settlement %d: %v, want %v", i+1, err, want)
+		}
+	}
 }

@@ -25,7 +25,7 @@ const (
 	// next while many operations come at a time: making it durable costs as much for one
 	// as for all of them. busyGroup is how many are many; what comes alone waits for
 	// nothing.
-	commitInterval = 600 * time.Microsecond
+	commitInterval = 500 * time.Microsecond
 	busyGroup      = 3
 	// maxGroup bounds the operations of one commit, so that none waits long for
 	// those behind it.
@@ -121,7 +121,9 @@ type operation struct {
 	wrote bool         // it needs the transaction under way to be committed
 	made  store.HoldID // the hold that it has made, if any
 	err   error
+	// One of them tells the caller: it is closed, or called.
 	done  chan struct{}
+	after func(error)
 }
 
 // The states of an operation. Whoever swaps in the later one decides.
@@ -256,7 +258,11 @@ func (w *writer) finish() {
 		if !op.state.CompareAndSwap(taken, finished) && op.err == nil && op.made != "" {
 			w.unclaimed = append(w.unclaimed, op.made)
 		}
-		close(op.done)
+		if op.after != nil {
+			op.after(op.err)
+		} else {
+			close(op.done)
+		}
 	}
 	clear(w.pending)
 	w.pending = w.pending[:0]
@@ -317,7 +323,7 @@ func (w *writer) releaseUnclaimed() bool {
 // that have waited too long for their outcome.
 func (w *writer) enterIdle() {
 	before := w.clock().Add(-tailAge).UnixMicro()
-	if len(w.tail.settled) > 0 || len(w.tail.made) > 0 && w.tail.made[0].at < before {
+	if len(w.tail.settled) > 0 && (!w.busy || w.tail.settled[0].outcome.at < w.clock().Add(-tailRest).UnixMicro()) || len(w.tail.made) > 0 && w.tail.made[0].at < before {
 		w.alone(func() error {
 			if err := w.enterTail(tailChunk, before); err != nil {
 				return err
