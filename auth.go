@@ -53,7 +53,7 @@ func notVisibleASCII(c rune) bool { return c <= ' ' || c > '~' }
 const (
 	// maxGrants and maxUnknown bound the cache. Unknown keys are kept apart so
 	// that guesses do not drive out what is in use.
-	maxGrants  = 100_000
+	maxGrants  = 250_000
 	maxUnknown = 10_000
 	// lookUpTimeout bounds one look-up in the store.
 	lookUpTimeout = 5 * time.Second

@@ -11,6 +11,7 @@ import (
 	_ "modernc.org/sqlite" // the driver
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/store/sqlite"
 )
 
 // fill writes keys that nobody uses and the ledger of sends long ago straight into the
@@ -47,7 +48,15 @@ func fill(ctx context.Context, database, phone string, keys, entries int) (err e
 	if _, err := tx.ExecContext(ctx, "UPDATE accounts SET available = available - ?, captured = captured + ? WHERE id = ?", charged, charged, account); err != nil {
 		return err
 	}
-	return tx.Commit()
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	// Which indexes the messages, as a gateway would have by and by.
+	gateway, err := sqlite.Open(ctx, database, sqlite.Options{Exclusive: true})
+	if err != nil {
+		return err
+	}
+	return gateway.Close()
 }
 
 // Ids have the form of the real ones and grow as those do: 26 digits behind the word.

@@ -50,16 +50,53 @@ func (x *messageIndex) add(r *record) {
 // forget begins with the batch again after a transaction has failed.
 func (x *messageIndex) forget() { x.written = 0 }
 
-// loadMessages notes the messages that are not in the table.
+// loadMessages notes the messages that are not in the table. Where there are very many,
+// in a database of an earlier release, it indexes them at once.
 func (w *writer) loadMessages(ctx context.Context) error {
-	rows, err := w.conn.QueryContext(ctx, `SELECT seq, message_id FROM ledger
-		WHERE seq > ifnull((SELECT CAST(value AS INTEGER) FROM settings WHERE name = 'messages_indexed'), 0) AND kind = 'capture' AND message_id IS NOT NULL`)
-	w.messages.fresh, err = collect(rows, err, func(scan func(...any) error) (x indexed, err error) {
-		var id string
-		err = scan(&x.seq, &id)
-		x.key = messageKey(id)
-		return x, err
+	const page = 4 * indexBatch
+	for {
+		rows, err := w.conn.QueryContext(ctx, `SELECT seq, message_id FROM ledger
+			WHERE seq > ifnull((SELECT CAST(value AS INTEGER) FROM settings WHERE name = 'messages_indexed'), 0)
+			AND kind = 'capture' AND message_id IS NOT NULL ORDER BY seq LIMIT ?`, page)
+		found, err := collect(rows, err, func(scan func(...any) error) (i indexed, err error) {
+			var id string
+			err = scan(&i.seq, &id)
+			i.key = messageKey(id)
+			return i, err
+		})
+		if err != nil {
+			return err
+		}
+		if len(found) < page || found[page-1].seq > w.indexedUpTo() {
+			w.messages.fresh = found
+			return nil
+		}
+		if err := w.indexPage(found); err != nil {
+			return err
+		}
+	}
+}
+
+// indexPage writes messages in a transaction of their own.
+func (w *writer) indexPage(page []indexed) error {
+	upTo := page[len(page)-1].seq
+	slices.SortFunc(page, byKey)
+	return w.alone(func() error {
+		for _, i := range page {
+			if _, err := w.commands.insertMessage.exec(i.key, i.seq); err != nil {
+				return err
+			}
+		}
+		return w.setIndexed(upTo)
 	})
+}
+
+func byKey(a, b indexed) int { return cmp.Compare(a.key, b.key) }
+
+// setIndexed writes down up to which seq all messages are in the table.
+func (w *writer) setIndexed(seq int64) error {
+	_, err := w.write(`INSERT INTO settings (name, value) VALUES ('messages_indexed', ?)
+		ON CONFLICT (name) DO UPDATE SET value = excluded.value`, strconv.FormatInt(seq, 10))
 	return err
 }
 
@@ -71,7 +108,7 @@ func (w *writer) indexMessages() error {
 			return nil
 		}
 		x.sorted, x.fresh = x.fresh, nil
-		slices.SortFunc(x.sorted, func(a, b indexed) int { return cmp.Compare(a.key, b.key) })
+		slices.SortFunc(x.sorted, byKey)
 	}
 	chunk := x.sorted[x.written:min(x.written+indexChunk, len(x.sorted))]
 	for _, i := range chunk {
@@ -83,9 +120,7 @@ func (w *writer) indexMessages() error {
 	if x.written < len(x.sorted) {
 		return nil
 	}
-	_, err := w.write(`INSERT INTO settings (name, value) VALUES ('messages_indexed', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`,
-		strconv.FormatInt(w.indexedUpTo(), 10))
-	return err
+	return w.setIndexed(w.indexedUpTo())
 }
 
 // indexedUpTo is the seq up to which every capture is in the table or in the batch.

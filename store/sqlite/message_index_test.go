@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/connexease/caddy-whatsapp-gateway/pricing"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
@@ -69,5 +70,41 @@ func TestEveryMessageIsFoundByItsID(t *testing.T) {
 	var rows int
 	if err := s.reading.QueryRowContext(t.Context(), "SELECT count(*) FROM messages").Scan(&rows); err != nil || rows == 0 {
 		t.Errorf("%d messages are indexed, %v", rows, err)
+	}
+}
+
+// A ledger of a release that had another index is indexed at the start.
+func TestALedgerWithoutAnIndexIsIndexed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "gateway.db")
+	s, account := funded(t, path, 1_000_000)
+	const sends = 4*indexBatch + 100
+	inWriter(t, s, func(w *writer) error {
+		if _, err := w.begin(); err != nil {
+			return err
+		}
+		_, err := w.write(`WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < ?)
+			INSERT INTO ledger (id, account_id, kind, amount, balance, app_id, message_id, at)
+			SELECT 'capture_' || i, ?, 'capture', 0, 0, 'app_1', 'wamid.' || i, 0 FROM n`, sends, account)
+		return err
+	})
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		s = open(t, path, time.Now)
+		var rows int
+		if err := s.reading.QueryRowContext(t.Context(), "SELECT count(*) FROM messages").Scan(&rows); err != nil || rows != 4*indexBatch {
+			t.Errorf("%d messages are indexed, %v", rows, err)
+		}
+		for _, n := range []int{1, 4 * indexBatch, 4*indexBatch + 1, sends} {
+			status := store.Status{MessageID: "wamid." + strconv.Itoa(n), TemplateFee: map[string]pricing.Micros{"USD": 1}}
+			results, err := s.Receive(t.Context(), nil, []store.Status{status})
+			if err != nil || results[0].Fee == store.FeeUnknownMessage {
+				t.Errorf("message %d: %+v, %v", n, results, err)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

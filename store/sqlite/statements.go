@@ -18,7 +18,7 @@ type statements struct {
 // all are the statements by their text.
 func (s *statements) all() map[string]**sql.Stmt {
 	return map[string]**sql.Stmt{
-		"SELECT currency, credited, available, held, captured FROM accounts WHERE id = ?":                                                      &s.selectWallet,
+		"SELECT rowid, currency, credited, available, held, captured FROM accounts WHERE id = ?":                                               &s.selectWallet,
 		"DELETE FROM holds WHERE id = ? RETURNING account_id, app_id, amount":                                                                  &s.deleteHold,
 		"SELECT kind, account_id, amount, ifnull(app_id, '') FROM ledger WHERE id = ?":                                                         &s.selectEntry,
 		"SELECT account_id, amount, ifnull(app_id, '') FROM ledger WHERE id IN (?, ?, ?) LIMIT 1":                                              &s.selectHeld,

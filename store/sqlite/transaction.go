@@ -105,7 +105,7 @@ func (w *writer) writeBooks() error {
 	}
 	for _, wl := range w.dirty {
 		b := &wl.entered
-		if _, err := w.commands.updateWallet.exec(int64(wl.credited), int64(b.Available), int64(b.Held), int64(b.Captured), string(wl.account)); err != nil {
+		if _, err := w.commands.updateWallet.exec(int64(wl.credited), int64(b.Available), int64(b.Held), int64(b.Captured), wl.row); err != nil {
 			return err
 		}
 	}
@@ -149,7 +149,7 @@ func (w *writer) wallet(account tenant.AccountID) (*wallet, error) {
 		return wl, nil
 	}
 	wl := &wallet{account: account}
-	err := w.statements.selectWallet.QueryRow(account).Scan(&wl.currency, &wl.credited, &wl.Available, &wl.Held, &wl.Captured)
+	err := w.statements.selectWallet.QueryRow(account).Scan(&wl.row, &wl.currency, &wl.credited, &wl.Available, &wl.Held, &wl.Captured)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, store.ErrNotFound
 	}

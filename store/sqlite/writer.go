@@ -31,7 +31,7 @@ const (
 	// those behind it.
 	maxGroup = 512
 	// maxWallets bounds the wallets in memory; they are read again when needed.
-	maxWallets = 100_000
+	maxWallets = 250_000
 )
 
 // writer is the one goroutine that writes. It owns the connection for writing,
@@ -79,6 +79,7 @@ type writer struct {
 // under way.
 type wallet struct {
 	account  tenant.AccountID
+	row      int64 // rowid of accounts
 	currency string
 	credited pricing.Micros
 	store.Balance
