@@ -14,6 +14,9 @@ import (
 // errShared means that an admission was asked of a store that is not exclusive.
 var errShared = errors.New("the store was opened to administer, not to admit")
 
+// errNegativeFee is a mistake of the caller's.
+var errNegativeFee = errors.New("a fee cannot be negative")
+
 // Admit implements [store.Store].
 func (s *Store) Admit(ctx context.Context, a store.Admission) (store.Decision, error) {
 	var d store.Decision
@@ -33,7 +36,13 @@ func (w *writer) admit(a store.Admission) (store.Decision, error) {
 	if w.windows == nil {
 		return store.Decision{}, errShared
 	}
-	if w.dataVersion == unknownVersion && !w.open { // a group has failed
+	if w.broken != nil {
+		return store.Decision{}, w.broken
+	}
+	if a.Fee < 0 {
+		return store.Decision{}, errNegativeFee
+	}
+	if w.lost && !w.open { // a group has failed
 		if _, err := w.refresh(); err != nil {
 			return store.Decision{}, err
 		}

@@ -110,7 +110,7 @@ func (w *writer) moveTotal(t store.Total, last pricing.Micros) error {
 // newest entry that is seen is all there. Holds and releases need not be
 // reported; where there are many, it notes that it has passed over them.
 func (s *Store) Unreported(ctx context.Context, most int) (store.Report, error) {
-	newest, err := s.enterTail(ctx)
+	newest, err := s.enterTail(ctx, (*writer).enterSettled) // a hold alone is not reported
 	if err != nil {
 		return store.Report{}, err
 	}

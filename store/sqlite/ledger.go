@@ -50,13 +50,13 @@ func (s *Store) Ledger(ctx context.Context, account tenant.AccountID, since time
 		if !since.IsZero() {
 			from = since.UnixMicro()
 		}
-		upTo, err := s.enterTail(ctx)
+		upTo, err := s.enterTail(ctx, (*writer).enterAll)
 		if err != nil {
 			yield(store.Entry{}, err)
 			return
 		}
 		rows, err := s.reading.QueryContext(ctx, `SELECT seq, id, kind, amount, balance, ifnull(message_id, ''), ifnull(app_id, ''), at,
-			held_seq, held_balance, held_at FROM ledger WHERE account_id = ? AND seq <= ? AND at >= ? ORDER BY seq`, account, upTo, from)
+			held_seq, held_balance, held_at FROM ledger WHERE account_id = ? AND seq <= ? AND max(at, ifnull(held_at, 0)) >= ? ORDER BY seq`, account, upTo, from)
 		if err != nil {
 			yield(store.Entry{}, s.readError(err))
 			return
@@ -69,7 +69,9 @@ func (s *Store) Ledger(ctx context.Context, account tenant.AccountID, since time
 				yield(store.Entry{}, err)
 				return
 			}
-			heap.Push(&ahead, e)
+			if e.At.UnixMicro() >= from {
+				heap.Push(&ahead, e)
+			}
 			if held.Seq > 0 && held.At.UnixMicro() >= from {
 				heap.Push(&ahead, held)
 			}
@@ -126,9 +128,9 @@ func (h *entryHeap) yieldBefore(seq int64, yield func(store.Entry, error) bool) 
 	return true
 }
 
-// enterTail has all that is in the ledger's tail entered, for those who read the
-// ledger, and returns the seq up to which the ledger has everything now.
-func (s *Store) enterTail(ctx context.Context) (upTo int64, err error) {
+// enterTail has what is in the ledger's tail entered, for those who read the ledger, and
+// returns the seq up to which the ledger has everything now that enter enters.
+func (s *Store) enterTail(ctx context.Context, enter func(*writer) error) (upTo int64, err error) {
 	err = s.writer.do(ctx, &operation{apply: func(w *writer) error {
 		if !w.open {
 			if _, err := w.refresh(); err != nil {
@@ -142,11 +144,17 @@ func (s *Store) enterTail(ctx context.Context) (upTo int64, err error) {
 		if _, err := w.begin(); err != nil {
 			return err
 		}
+		err := enter(w)
 		upTo = w.seq
-		return w.enterAll()
+		return err
 	}})
 	if err != nil { // the writer may still be at it
 		return 0, err
 	}
 	return upTo, nil
+}
+
+// enterSettled enters what has an outcome.
+func (w *writer) enterSettled() error {
+	return w.enterTail(len(w.tail.settled), func(*recentHold) bool { return false })
 }

@@ -27,7 +27,8 @@ type messageIndex struct {
 	batch   int       // how many are a batch
 	fresh   []indexed // as they came
 	sorted  []indexed // the batch that is being written, by key
-	written int       // of sorted, by transactions that are committed or under way
+	written int       // of sorted, by transactions that are committed
+	writing int       // and by the one under way
 }
 
 // indexed is a row of the table.
@@ -47,8 +48,8 @@ func (x *messageIndex) add(r *record) {
 	}
 }
 
-// forget begins with the batch again after a transaction has failed.
-func (x *messageIndex) forget() { x.written = 0 }
+// due tells whether there is something to write.
+func (x *messageIndex) due() bool { return len(x.sorted) > 0 || len(x.fresh) >= x.batch }
 
 // loadMessages notes the messages that are not in the table. Where there are very many,
 // in a database of an earlier release, it indexes them at once.
@@ -103,11 +104,12 @@ func (w *writer) setIndexed(seq int64) error {
 // indexMessages writes some of a batch, in the order of the keys.
 func (w *writer) indexMessages() error {
 	x := &w.messages
+	if !x.due() {
+		return nil
+	}
 	if len(x.sorted) == 0 {
-		if len(x.fresh) < x.batch {
-			return nil
-		}
-		x.sorted, x.fresh = x.fresh, nil
+		x.sorted = slices.Clone(x.fresh[:x.batch])
+		x.fresh = slices.Delete(x.fresh, 0, x.batch)
 		slices.SortFunc(x.sorted, byKey)
 	}
 	chunk := x.sorted[x.written:min(x.written+indexChunk, len(x.sorted))]
@@ -116,8 +118,8 @@ func (w *writer) indexMessages() error {
 			return err
 		}
 	}
-	x.written += len(chunk)
-	if x.written < len(x.sorted) {
+	x.writing = len(chunk)
+	if x.written+x.writing < len(x.sorted) {
 		return nil
 	}
 	return w.setIndexed(w.indexedUpTo())
@@ -139,13 +141,17 @@ func (w *writer) indexedUpTo() int64 {
 
 // committed drops a batch that has been written.
 func (x *messageIndex) committed() {
-	if len(x.sorted) > 0 && x.written == len(x.sorted) {
+	x.written, x.writing = x.written+x.writing, 0
+	if x.written == len(x.sorted) {
 		x.sorted, x.written = nil, 0
 	}
 }
 
 // senderOf tells who has sent a message; sql.ErrNoRows where nobody has.
 func (w *writer) senderOf(messageID string) (app tenant.AppID, account tenant.AccountID, err error) {
+	if messageID == "" {
+		return "", "", sql.ErrNoRows
+	}
 	for _, h := range w.tail.settled {
 		if h.outcome.messageID == messageID {
 			return h.app, h.account, nil
@@ -157,7 +163,12 @@ func (w *writer) senderOf(messageID string) (app tenant.AppID, account tenant.Ac
 	if err != nil {
 		return "", "", err
 	}
-	for _, among := range [][]indexed{found, w.messages.sorted, w.messages.fresh} {
+	first, _ := slices.BinarySearchFunc(w.messages.sorted, indexed{key: key}, byKey)
+	last := first
+	for last < len(w.messages.sorted) && w.messages.sorted[last].key == key {
+		last++
+	}
+	for _, among := range [][]indexed{found, w.messages.sorted[first:last], w.messages.fresh} {
 		for _, i := range among {
 			if i.key != key {
 				continue

@@ -21,6 +21,7 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
 	_ "modernc.org/sqlite" // the driver
 
@@ -117,7 +118,7 @@ func newWriter(ctx context.Context, db *sql.DB, o Options) (_ *writer, err error
 		clock: o.Clock, epoch: epoch,
 		queue: newQueue(), closing: make(chan struct{}), closed: make(chan struct{}),
 		wallets: make(map[tenant.AccountID]*wallet), earlyFees: make(map[string]earlyFee),
-		tail: newTail(), messages: messageIndex{batch: indexBatch}, dataVersion: unknownVersion,
+		tail: newTail(), messages: messageIndex{batch: indexBatch}, lost: true,
 	}
 	if w.conn, err = db.Conn(ctx); err != nil {
 		return nil, err
@@ -161,6 +162,9 @@ func (s *Store) Close() error {
 	})
 	return s.closeErr
 }
+
+// SetLogger says where to log from now on.
+func (s *Store) SetLogger(l *zap.Logger) { s.writer.logger.Store(l) }
 
 func (s *Store) closeDatabases() error {
 	errs := []error{finalize(s.reads.all())}

@@ -32,9 +32,7 @@ func (s *Store) Holds(ctx context.Context, ids []store.HoldID) (map[store.HoldID
 			continue
 		}
 		if sender, ok := s.writer.tail.sender(id); ok {
-			if senders[id] = sender; sender.Captured {
-				continue // and else perhaps once more, in the tables
-			}
+			senders[id] = sender // and perhaps once more, in the tables
 		}
 		wanted = append(wanted, [5]string{
 			string(id), id.EntryID(store.KindHold), id.EntryID(store.KindCapture), id.EntryID(store.KindRelease),

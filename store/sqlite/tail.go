@@ -3,11 +3,15 @@ package sqlite
 import (
 	"context"
 	"database/sql/driver"
+	"encoding/json"
 	"errors"
-	"math"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 )
@@ -22,6 +26,8 @@ const (
 	// tailRest is how long a send may stay in the tail while there are others to fill a
 	// chunk.
 	tailRest = 250 * time.Millisecond
+	// tidyRetry is how long after a failure it is tried again.
+	tidyRetry = time.Second
 	// tailSpan bounds how far apart the seqs of a hold and its outcome are where they are
 	// entered together: who reads the ledger in its order has to look as far ahead.
 	tailSpan = 1 << 16
@@ -33,19 +39,25 @@ const (
 // that the whole group shares, and later entered in the ledger as one entry: three
 // index pages are then written for many sends, and not for each step of one.
 type tail struct {
-	// mu guards holds and what is in them. The writer alone changes them, and need
-	// not hold it to read.
-	mu    sync.RWMutex
 	holds map[store.HoldID]*recentHold
+	// senders says whose the holds are, to any goroutine, under mu. It may have some that
+	// are entered, or were never committed, but always all that are committed and not
+	// entered.
+	mu      sync.RWMutex
+	senders map[store.HoldID]store.Sender
 
 	made    []*recentHold // as they were made
 	settled []*recentHold // as they were settled
+	told    int           // how many of settled the senders tell of
 	records []byte        // of the transaction under way
 	// first and next are the seqs of the first row that may be there and of the one to
 	// come.
 	first, next int64
 	// entered are those of made that the transaction under way has entered.
 	entered int
+	// before are the outcomes that were here when memory was last dropped: what is not
+	// here again is entered, or was never committed.
+	before []record
 	// newest is an id before which there may be holds in the ledger; those with later
 	// ones are all here.
 	newest store.HoldID
@@ -65,7 +77,7 @@ type recentHold struct {
 func (h *recentHold) open() bool { return h.outcome.kind == "" }
 
 func newTail() tail {
-	return tail{holds: make(map[store.HoldID]*recentHold), next: 1, newest: store.NewHoldID()}
+	return tail{holds: make(map[store.HoldID]*recentHold), senders: make(map[store.HoldID]store.Sender), next: 1, newest: store.NewHoldID()}
 }
 
 // find returns a hold that is not entered.
@@ -79,61 +91,90 @@ func (t *tail) find(id store.HoldID) *recentHold {
 // hold adds a hold, of which the row has to be written.
 func (t *tail) hold(r *record, row int64) {
 	h := &recentHold{record: *r, row: row}
-	t.mu.Lock()
 	t.holds[r.hold] = h
-	t.mu.Unlock()
 	t.made = append(t.made, h)
+	t.mu.Lock()
+	t.senders[r.hold] = store.Sender{Account: r.account, App: r.app}
+	t.mu.Unlock()
 }
 
 // settle gives a hold its outcome.
 func (t *tail) settle(h *recentHold, r *record) {
-	t.mu.Lock()
 	h.outcome = *r
-	t.mu.Unlock()
 	t.settled = append(t.settled, h)
 }
 
-// sender tells whose hold it is, if it is here, to any goroutine.
+// sender tells whose hold it is, if it is here, to any goroutine, and whether it is
+// captured for good.
 func (t *tail) sender(id store.HoldID) (store.Sender, bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	h := t.holds[id]
-	if h == nil {
-		return store.Sender{}, false
-	}
-	return store.Sender{Account: h.account, App: h.app, Captured: h.outcome.kind == store.KindCapture}, true
+	sender, ok := t.senders[id]
+	return sender, ok
 }
 
-// forget drops what is in memory, and what the transaction under way did to it. Another
-// process may have entered any of it.
+// forget drops what is in memory, but for the senders.
 func (t *tail) forget() {
-	t.mu.Lock()
 	for id := range t.holds {
 		t.newest = max(t.newest, id)
 	}
+	for _, h := range t.settled {
+		t.before = append(t.before, h.outcome)
+	}
 	clear(t.holds)
-	t.mu.Unlock()
-	t.made, t.settled, t.records, t.entered = nil, nil, t.records[:0], 0
+	t.made, t.settled, t.told, t.records, t.entered = nil, nil, 0, t.records[:0], 0
 }
 
-// committed drops what has been entered.
+// tell has the senders tell what is committed of the outcomes. It is called under mu.
+func (t *tail) tell() {
+	for _, h := range t.settled[t.told:] {
+		if h.outcome.kind == store.KindCapture {
+			t.senders[h.hold] = store.Sender{Account: h.account, App: h.app, Captured: true}
+		}
+	}
+	t.told = len(t.settled)
+}
+
+// loaded drops the senders of what is not here any more, and returns the outcomes that
+// have gone since memory was dropped.
+func (t *tail) loaded() (gone []record) {
+	for _, r := range t.before {
+		if h := t.holds[r.hold]; h == nil || h.open() {
+			gone = append(gone, r)
+		}
+	}
+	t.before = nil
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.tell()
+	maps.DeleteFunc(t.senders, func(id store.HoldID, _ store.Sender) bool { return t.holds[id] == nil })
+	return gone
+}
+
+// committed tells of what has an outcome now, and drops what has been entered.
 func (t *tail) committed() {
 	t.records = t.records[:0]
+	if t.entered == 0 && t.told == len(t.settled) {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.tell()
 	if t.entered == 0 {
 		return
 	}
 	t.entered = 0
-	isEntered := func(h *recentHold) bool { return h.entered }
-	t.mu.Lock()
 	for _, h := range t.made {
 		if h.entered {
+			delete(t.senders, h.hold)
 			delete(t.holds, h.hold)
 			t.newest = max(t.newest, h.hold)
 		}
 	}
-	t.mu.Unlock()
+	isEntered := func(h *recentHold) bool { return h.entered }
 	t.made = slices.DeleteFunc(t.made, isEntered)
 	t.settled = slices.DeleteFunc(t.settled, isEntered)
+	t.told = len(t.settled)
 }
 
 // due tells whether there is a chunk to enter.
@@ -164,16 +205,67 @@ func (w *writer) loadTail() error {
 		return err
 	}
 	w.tail.first = 0
+	type recalled struct {
+		record
+		row int64
+	}
+	var records []recalled
+	var holds [][]string
 	for _, r := range all {
 		w.tail.next = r.seq + 1
 		if len(r.records) == 0 || r.records[0] != tailFormat {
 			return errors.New("a row of ledger_tail has an unknown format")
 		}
-		if err := readRecords(r.records[1:], func(record *record) error { return w.recall(record, r.seq) }); err != nil {
+		err := readRecords(r.records[1:], func(record *record) error {
+			if records = append(records, recalled{*record, r.seq}); record.kind == store.KindHold {
+				holds = append(holds, append(entryIDs(record.hold), string(record.hold)))
+			}
+			return nil
+		})
+		if err != nil {
 			return err
 		}
 	}
+	entered, err := w.entered(holds)
+	if err != nil {
+		return err
+	}
+	for i := range records {
+		if r := &records[i]; !entered[r.hold] {
+			if err := w.recall(&r.record, r.row); err != nil {
+				return err
+			}
+		}
+	}
+	for _, r := range w.tail.loaded() {
+		w.messages.add(&r) // whoever has entered it
+	}
 	return nil
+}
+
+// entered tells which of the holds, each with its ids in the ledger before its own, are
+// entered.
+func (w *writer) entered(holds [][]string) (map[store.HoldID]bool, error) {
+	if len(holds) == 0 {
+		return nil, nil
+	}
+	text, err := json.Marshal(holds)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := w.conn.QueryContext(context.Background(), `SELECT j.value ->> 3 FROM json_each(?) j
+		WHERE EXISTS (SELECT 1 FROM ledger WHERE id IN (j.value ->> 0, j.value ->> 1, j.value ->> 2))`, string(text))
+	found, err := collect(rows, err, func(scan func(...any) error) (id store.HoldID, err error) { return id, scan(&id) })
+	entered := make(map[store.HoldID]bool, len(found))
+	for _, id := range found {
+		entered[id] = true
+	}
+	return entered, err
+}
+
+// entryIDs are the ids of which one is in the ledger once a hold is entered.
+func entryIDs(id store.HoldID) []string {
+	return []string{id.EntryID(store.KindHold), id.EntryID(store.KindCapture), id.EntryID(store.KindRelease)}
 }
 
 // recall takes a record of ledger_tail into memory.
@@ -184,10 +276,6 @@ func (w *writer) recall(r *record, row int64) error {
 			return w.settleRecent(h, r)
 		}
 		return nil // it is entered
-	}
-	entered, err := w.isEntered(r.hold)
-	if err != nil || entered {
-		return err
 	}
 	wl, err := w.walletOfEntry(r.account)
 	if err != nil {
@@ -218,13 +306,14 @@ func (w *writer) settleRecent(h *recentHold, r *record) error {
 // isEntered tells whether the ledger has a hold, as an entry of its own or with its
 // outcome.
 func (w *writer) isEntered(id store.HoldID) (bool, error) {
-	n, err := w.commands.countHeld.number(id.EntryID(store.KindHold), id.EntryID(store.KindCapture), id.EntryID(store.KindRelease))
+	ids := entryIDs(id)
+	n, err := w.commands.countHeld.number(ids[0], ids[1], ids[2])
 	return n > 0, err
 }
 
 // enterTail enters the holds that have an outcome, at most so many, and those without
-// one that were made before a time.
-func (w *writer) enterTail(most int, before int64) error {
+// one that due is true of.
+func (w *writer) enterTail(most int, due func(*recentHold) bool) error {
 	for _, h := range w.tail.settled {
 		if most == 0 {
 			break
@@ -238,11 +327,8 @@ func (w *writer) enterTail(most int, before int64) error {
 		most--
 	}
 	for _, h := range w.tail.made {
-		if h.entered || !h.open() {
+		if h.entered || !h.open() || !due(h) {
 			continue
-		}
-		if h.at >= before {
-			break
 		}
 		if err := w.enterRecent(h); err != nil {
 			return err
@@ -253,7 +339,44 @@ func (w *writer) enterTail(most int, before int64) error {
 
 // enterAll enters the whole tail.
 func (w *writer) enterAll() error {
-	return w.enterTail(len(w.tail.settled), math.MaxInt64)
+	return w.enterTail(len(w.tail.settled), func(*recentHold) bool { return true })
+}
+
+// overdue tells whether a hold has waited long enough for its outcome, by the clock or,
+// where that was set back, by what has come since.
+func (w *writer) overdue(h *recentHold) bool {
+	age := w.clock().Sub(time.UnixMicro(h.at))
+	return age > tailAge || age < -tailAge || w.seq-h.seq > 16*tailChunk
+}
+
+// tidyDue tells whether something is to be entered or indexed now.
+func (w *writer) tidyDue() bool {
+	if w.windows == nil || time.Now().Before(w.tidyAgain) { // a command leaves it to the gateway
+		return false
+	}
+	t := &w.tail
+	if len(t.settled) > 0 {
+		rested := w.clock().Sub(time.UnixMicro(t.settled[0].outcome.at)) > tailRest
+		if t.due() || rested || !w.busy {
+			return true
+		}
+	}
+	return len(t.made) > 0 && w.overdue(t.made[0]) || w.messages.due()
+}
+
+// tidy enters and indexes some of what is to be, in a transaction of its own: where that
+// fails, sends go on, and it is tried again after a while.
+func (w *writer) tidy() {
+	err := w.alone(func() error {
+		if err := w.enterTail(tailChunk, w.overdue); err != nil {
+			return err
+		}
+		return w.indexMessages()
+	})
+	if err != nil {
+		w.tidyAgain = time.Now().Add(tidyRetry)
+		w.log().Error("sends could not be entered in the ledger and stay in its tail", zap.Error(err))
+	}
 }
 
 // enterRecent enters a hold, with its outcome if it has one.
@@ -273,8 +396,16 @@ func (w *writer) enterRecent(h *recentHold) error {
 	if err != nil {
 		return err
 	}
-	n, err := w.commands.insertEntry.exec(r.seq, h.hold.EntryID(r.kind), string(h.account), string(r.kind), int64(h.amount),
-		int64(r.balance), null(h.app), null(r.messageID), r.at, held[0], held[1], held[2])
+	var n int64
+	for {
+		n, err = w.commands.insertEntry.exec(r.seq, h.hold.EntryID(r.kind), string(h.account), string(r.kind), int64(h.amount),
+			int64(r.balance), null(h.app), null(r.messageID), r.at, held[0], held[1], held[2])
+		if err == nil || !strings.Contains(err.Error(), "ledger.seq") {
+			break
+		}
+		w.seq++ // a hand that knows better has added to the ledger
+		r.seq = w.seq
+	}
 	if err == nil && n == 0 {
 		err = errors.New("an entry of the ledger's tail is in the ledger already")
 	}

@@ -10,10 +10,6 @@ import (
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
-// unknownVersion is no data_version of SQLite's: what is in memory is not of the
-// database.
-const unknownVersion = -1
-
 // begin opens the transaction unless there is one; an operation calls it before
 // it writes. It tells whether another process has written since the last look,
 // in which case a decision made before must be made again.
@@ -36,7 +32,7 @@ func (w *writer) begin() (changed bool, err error) {
 // another connection has written since the last look.
 func (w *writer) refresh() (changed bool, err error) {
 	version, err := w.commands.dataVersion.number()
-	if err != nil || version == w.dataVersion {
+	if err != nil || version == w.dataVersion && !w.lost {
 		return false, err
 	}
 	if !w.open { // what is read here belongs together
@@ -51,8 +47,11 @@ func (w *writer) refresh() (changed bool, err error) {
 			return false, err
 		}
 	}
+	if version != w.dataVersion {
+		w.generation.Add(1)
+	}
 	w.forget()
-	w.generation.Add(1)
+	w.dataVersion = version
 	if w.seq, err = w.commands.lastSeq.number(); err != nil {
 		return true, err
 	}
@@ -60,19 +59,15 @@ func (w *writer) refresh() (changed bool, err error) {
 		w.forget()
 		return true, err
 	}
-	w.dataVersion = version
+	w.lost = false
 	return true, nil
 }
 
 // forget drops the money in memory.
 func (w *writer) forget() {
-	w.dataVersion = unknownVersion
+	w.lost = true
 	clear(w.wallets)
-	for _, h := range w.tail.settled {
-		w.messages.add(&h.outcome) // whoever enters it
-	}
 	w.tail.forget()
-	w.messages.forget()
 }
 
 // commit writes the changed wallets and makes the group durable.
@@ -92,17 +87,8 @@ func (w *writer) commit() error {
 	return nil
 }
 
-// writeBooks writes the tail and the wallets. Where there is enough of it, some of
-// the tail is entered with this commit.
+// writeBooks writes the tail and the wallets.
 func (w *writer) writeBooks() error {
-	if w.tail.due() {
-		if err := w.enterTail(tailChunk, 0); err != nil {
-			return err
-		}
-		if err := w.indexMessages(); err != nil {
-			return err
-		}
-	}
 	for _, wl := range w.dirty {
 		b := &wl.entered
 		if _, err := w.commands.updateWallet.exec(int64(wl.credited), int64(b.Available), int64(b.Held), int64(b.Captured), wl.row); err != nil {
@@ -115,10 +101,13 @@ func (w *writer) writeBooks() error {
 // rollback undoes the group, on disk and in memory, and gives err to those of
 // its operations that had written.
 func (w *writer) rollback(err error) {
-	// SQLite itself has rolled back after some errors; a second time is refused
-	// and changes nothing.
-	_, _ = w.conn.ExecContext(context.Background(), "ROLLBACK")
-	w.forget()
+	if w.open {
+		// SQLite itself has rolled back after some errors; a second time is refused
+		// and changes nothing.
+		_, _ = w.conn.ExecContext(context.Background(), "ROLLBACK")
+		w.forget()
+		w.messages.writing = 0
+	}
 	for _, ws := range w.counted {
 		ws.Undo()
 	}

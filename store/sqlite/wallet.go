@@ -170,7 +170,7 @@ func (w *writer) enterDoubtful(before time.Time) error {
 	if _, err := w.begin(); err != nil {
 		return err
 	}
-	return w.enterTail(0, before.UnixMicro())
+	return w.enterTail(0, func(h *recentHold) bool { return h.at < before.UnixMicro() })
 }
 
 func (w *writer) holdsBefore(before time.Time, limit int) ([]store.HoldID, error) {

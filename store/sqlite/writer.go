@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/connexease/caddy-whatsapp-gateway/pricing"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/store/window"
@@ -52,7 +54,8 @@ type writer struct {
 
 	committedAt time.Time // when the last commit was begun
 	busy        bool      // and whether it was of many operations
-	dataVersion int64     // of what is in memory; unknownVersion: of nothing
+	dataVersion int64     // of what is in memory
+	lost        bool      // memory was dropped and is to be read again
 	seq         int64     // of the last entry of the ledger
 	tail        tail
 	messages    messageIndex
@@ -71,6 +74,8 @@ type writer struct {
 	pending          []*operation
 	current          *operation
 
+	tidyAgain time.Time // not before; see tidy
+	logger    atomic.Pointer[zap.Logger]
 	sweeping  bool           // the last sweep has left dead letters that are too old
 	unclaimed []store.HoldID // holds whose caller has gone, to be released
 }
@@ -170,12 +175,17 @@ func (w *writer) run() {
 		select {
 		case <-w.queue.filled:
 			w.pace()
-			w.group(nil)
+			w.group()
+			if w.tail.due() && w.tidyDue() {
+				w.tidy()
+			}
 		case <-poll.C:
 			// Whatever fails here fails again, and is reported, where it matters.
 			_, _ = w.refresh()
 			w.releaseUnclaimed()
-			w.enterIdle()
+			if w.tidyDue() {
+				w.tidy()
+			}
 			if w.sweeping {
 				w.sweeping = w.sweepDeadLetters()
 			}
@@ -183,11 +193,13 @@ func (w *writer) run() {
 			w.sweep()
 		case <-w.closing:
 			for w.queue.close() {
-				w.group(nil)
+				w.group()
 			}
 			for w.releaseUnclaimed() {
 			}
-			w.alone(w.enterAll) // the operator finds it all in the ledger
+			if w.windows != nil {
+				_ = w.alone(w.enterAll) // the operator finds it all in the ledger
+			}
 			return
 		}
 	}
@@ -209,25 +221,42 @@ func (w *writer) pace() {
 	}
 }
 
-// group runs the operations that wait, and one of the writer's own if there is one, as
-// one commit.
-func (w *writer) group(own *operation) {
+// group runs the operations that wait as one commit.
+func (w *writer) group() {
 	w.pending = w.queue.take(w.pending, maxGroup)
-	if own != nil {
-		w.pending = append(w.pending, own)
-	}
 	began := time.Now()
+	if w.execute() {
+		w.committedAt, w.busy = began, len(w.pending) >= busyGroup
+	}
+	w.finish()
+}
+
+// alone runs a step of the writer's own as a commit of its own.
+func (w *writer) alone(step func() error) error {
+	op := &operation{done: make(chan struct{}), apply: func(w *writer) error {
+		if _, err := w.begin(); err != nil {
+			return err
+		}
+		return step()
+	}}
+	w.pending = append(w.pending, op)
+	w.execute()
+	w.finish()
+	return op.err
+}
+
+// execute runs the operations that are pending, and tells whether there was something to
+// commit.
+func (w *writer) execute() (wrote bool) {
 	for _, op := range w.pending {
 		w.step(op)
 	}
-	if w.open {
-		w.committedAt, w.busy = began, len(w.pending) >= busyGroup
-	}
+	wrote = w.open
 	if err := w.commit(); err != nil {
 		w.rollback(err)
 	}
 	w.broken = nil
-	w.finish()
+	return wrote
 }
 
 // step runs one operation within the transaction under way.
@@ -320,31 +349,12 @@ func (w *writer) releaseUnclaimed() bool {
 	return err == nil
 }
 
-// enterIdle enters what is in the tail when nothing else has done so, and the holds
-// that have waited too long for their outcome.
-func (w *writer) enterIdle() {
-	before := w.clock().Add(-tailAge).UnixMicro()
-	if len(w.tail.settled) > 0 && (!w.busy || w.tail.settled[0].outcome.at < w.clock().Add(-tailRest).UnixMicro()) || len(w.tail.made) > 0 && w.tail.made[0].at < before {
-		w.alone(func() error {
-			if err := w.enterTail(tailChunk, before); err != nil {
-				return err
-			}
-			return w.indexMessages()
-		})
+// log is where to log now; nowhere for a command.
+func (w *writer) log() *zap.Logger {
+	if l := w.logger.Load(); l != nil {
+		return l
 	}
-}
-
-// alone runs a step of the writer's own, as a group of one operation if there is
-// nobody else's.
-func (w *writer) alone(step func() error) error {
-	op := &operation{done: make(chan struct{}), apply: func(w *writer) error {
-		if _, err := w.begin(); err != nil {
-			return err
-		}
-		return step()
-	}}
-	w.group(op)
-	return op.err
+	return zap.NewNop()
 }
 
 // close gives back the statements and the connection.

@@ -1,7 +1,7 @@
 -- The newest part of the ledger, packed: what a gateway has committed and not yet
 -- entered in the tables above, which it does many at a time and within a moment.
 -- Until then the wallets' columns, holds and ledger do not have it. The format is
--- that of tail_record.go.
+-- that of record.go.
 CREATE TABLE ledger_tail (
 	seq     INTEGER PRIMARY KEY,
 	records BLOB NOT NULL
