@@ -65,7 +65,31 @@ func guestConfig(raw json.RawMessage) (json.RawMessage, error) {
 		}
 	}
 	guest["transport"] = object{"protocol": transportName, "transport": inner}
+	if err := setHost(guest); err != nil {
+		return nil, err
+	}
 	return json.Marshal(guest)
+}
+
+// setHost has Meta addressed by its own name where the configuration works on headers,
+// perhaps on this one. [Transport] does so for the others, which costs less.
+func setHost(guest object) error {
+	if headers, _ := guest["headers"].(object); headers["request"] == nil {
+		return nil
+	}
+	headers, err := member(guest, "headers")
+	if err != nil {
+		return err
+	}
+	request, err := member(headers, "request")
+	if err != nil {
+		return err
+	}
+	set, err := member(request, "set")
+	if err == nil && set["Host"] == nil {
+		set["Host"] = []any{"{http.reverse_proxy.upstream.hostport}"}
+	}
+	return err
 }
 
 // canonicalGuest returns a reverse_proxy's configuration with its members in

@@ -26,6 +26,12 @@ func TestGuestKeepsWhatIsConfiguredAndAddsWhatIsPromised(t *testing.T) {
 			"transport":{"protocol":"whatsapp_gateway","transport":{"protocol":"http","compression":true,"keep_alive":{"max_idle_conns_per_host":7}}},
 			"headers":{"request":{"delete":["X"],"set":{"Host":["h"]}}}}`,
 		},
+		"work on headers": {
+			`{"upstreams":[{"dial":"a:1"}],"headers":{"request":{"replace":{"Host":[{"search":":1","replace":""}]}}}}`,
+			`{"handler":"reverse_proxy","upstreams":[{"dial":"a:1"}],
+			"transport":{"protocol":"whatsapp_gateway","transport":{"protocol":"http","compression":false,"keep_alive":{"max_idle_conns_per_host":512}}},
+			"headers":{"request":{"set":{"Host":["{http.reverse_proxy.upstream.hostport}"]},"replace":{"Host":[{"search":":1"}]}}}}`,
+		},
 		"another transport": {
 			`{"upstreams":[{"dial":"a:1"}],"transport":{"protocol":"fastcgi"}}`,
 			`{"handler":"reverse_proxy","upstreams":[{"dial":"a:1"}],"transport":{"protocol":"whatsapp_gateway","transport":{"protocol":"fastcgi"}}}`,

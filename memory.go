@@ -12,9 +12,9 @@ const heapFloorSize = 32 << 20
 // heapFloor makes the heap count as larger than it is: the collector runs whenever the
 // heap has doubled, and would go through a small one time and again for little. It is
 // never written to, so that it takes addresses and no memory. Where the operator has set
-// GOGC, that decides.
+// GOGC or GOMEMLIMIT, that decides.
 var heapFloor = sync.OnceValue(func() []byte {
-	if os.Getenv("GOGC") != "" {
+	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
 		return nil
 	}
 	return make([]byte, heapFloorSize)

@@ -274,6 +274,14 @@ func fakeAnswer() []byte {
 	}
 }
 
+// appID is who sends; empty where the key is unknown.
+func (s *send) appID() tenant.AppID {
+	if s.grant == nil {
+		return ""
+	}
+	return s.grant.App.ID
+}
+
 // log writes one line about a request that did not succeed, and tells the
 // access log whose it was.
 func (h *Handler) log(r *http.Request, s *send, f *failure) {
@@ -302,7 +310,7 @@ func (h *Handler) log(r *http.Request, s *send, f *failure) {
 	suppressed := 0
 	if level == zapcore.InfoLevel {
 		var ok bool
-		if suppressed, ok = h.refusals.allow(f.code, time.Now()); !ok {
+		if suppressed, ok = h.refusals.allow(refusals{s.appID(), f.code}, time.Now()); !ok {
 			return
 		}
 	}

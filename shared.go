@@ -175,12 +175,17 @@ func (s *sharedStore) settle(st settlement) {
 		s.settleNow(st)
 		return
 	}
+	s.retries.Add(1) // the store stays open until it has answered
 	settler.SettleHold(st.hold, st.outcome, st.messageID, func(err error) {
-		if err != nil {
-			s.retries.Go(func() { s.settleNow(st) })
+		if err == nil {
+			s.end(st.hold)
+			s.retries.Done()
 			return
 		}
-		s.end(st.hold)
+		go func() {
+			defer s.retries.Done()
+			s.settleNow(st)
+		}()
 	})
 }
 

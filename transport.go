@@ -91,6 +91,8 @@ func (x *exchange) outgoing(r *http.Request) *http.Request {
 	// cannot send this one twice, as there is no GetBody.
 	if body := x.send.message.body; r.Body != nil && r.ContentLength == int64(len(body)) {
 		out.Body = io.NopCloser(bytes.NewReader(body))
+		// A handler behind the guest finds nothing left that it could send once more.
+		_, _ = x.body.Seek(0, io.SeekEnd) // a reader of memory does not fail
 	}
 	return &out
 }

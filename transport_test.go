@@ -70,6 +70,19 @@ func TestWhatMayBeAtMetaIsNotSentAgain(t *testing.T) {
 	}
 }
 
+func TestNothingIsLeftToSendBehindTheGuest(t *testing.T) {
+	transport := &Transport{inner: roundTripper(func(*http.Request) (*http.Response, error) {
+		return &http.Response{Header: http.Header{}}, nil
+	})}
+	r := testRequest()
+	if _, err := transport.RoundTrip(r); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := io.ReadAll(r.Body); err != nil || len(left) > 0 {
+		t.Errorf("a handler of the answer could send %d bytes again, %v", len(left), err)
+	}
+}
+
 func TestTheTokenIsAddedBehindTheLog(t *testing.T) {
 	r := testRequest()
 	r.Header["Via"] = []string{"1.1 Caddy"}
