@@ -19,7 +19,7 @@ func (r *rig) machine() string {
 			", Redis " + version("redis-server", "--version") + ", wrk " + version("wrk", "-v"),
 		fmt.Sprintf("%d rounds of %v for each target, in turns; %d connections, each with one request under way; %d cores for each target. "+
 			"The table shows medians; ratios are within a round: median (lowest..highest)", r.rounds, r.duration, r.connections, cores),
-		"CPU a request is that of the target's own processes. Redis: `appendonly yes`, `appendfsync always`, for everybody who uses it. No access logs",
+		"CPU a request is that of the target's own processes. Redis: `appendonly yes`, `appendfsync " + r.fsync + "`, for everybody who uses it. No access logs",
 	}
 	return "# Benchmark\n\n- " + strings.Join(lines, "\n- ") + "\n"
 }

@@ -70,6 +70,8 @@ type settings struct {
 	strangers int
 	// webhooks is how many distinct ones are signed for each size.
 	webhooks int
+	// fsync is when Redis's log is written to the disk: always, everysec or no.
+	fsync string
 	// delay is what the slow Meta waits before it answers.
 	delay time.Duration
 }
@@ -99,6 +101,7 @@ func bench(ctx context.Context, args []string) error {
 	f.IntVar(&s.limited, "limited", 256, "the apps that share the load where limits are compared")
 	f.IntVar(&s.strangers, "strangers", 100_000, "the keys that are looked up in vain")
 	f.IntVar(&s.webhooks, "webhooks", 100_000, "distinct webhooks with one event; a hundredth of them with 100")
+	f.StringVar(&s.fsync, "fsync", "everysec", "`appendfsync` of every Redis: always, everysec or no")
 	f.DurationVar(&s.delay, "delay", 100*time.Millisecond, "how long the slow Meta takes")
 	f.BoolVar(&brief, "brief", false, "everything once and small, to see that it works")
 	if err := f.Parse(args); err != nil {

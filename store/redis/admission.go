@@ -15,7 +15,7 @@ import (
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
-var admitScript = newScript(header, "scripts/ledger.lua", "scripts/windows.lua", "scripts/admit.lua", "scripts/money.lua", "scripts/admit_else.lua")
+var admitScript = newScript(header, "scripts/ledger.lua", "scripts/windows.lua", "scripts/admit.lua", "scripts/together.lua", "scripts/money.lua", "scripts/admit_else.lua")
 
 // modes are how the script knows the modes.
 var modes = map[store.Mode]byte{store.Check: 0, store.Count: 1, store.Hold: 2}

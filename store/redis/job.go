@@ -35,17 +35,18 @@ type job struct {
 
 // What is where in a job's args.
 const (
-	argSHA    = 1
-	argBase   = 3
-	argNoKey  = 4
-	argNow    = 5
-	argsOfJob = 7
+	argSHA     = 1
+	argBase    = 3
+	argNoKey   = 4
+	argNow     = 5
+	argPayload = 6
+	argsOfJob  = 7
 )
 
 var jobs = sync.Pool{New: func() any {
 	j := &job{turn: make(chan bool, 1), timer: time.NewTimer(time.Hour)}
 	j.timer.Stop()
-	j.args = [argsOfJob]any{0: "evalsha", 2: "2", 6: j}
+	j.args = [argsOfJob]any{0: "evalsha", 2: "2", argPayload: j}
 	j.command = goredis.NewStringCmd(context.Background(), j.args[:]...)
 	return j
 }}

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	goredis "github.com/redis/go-redis/v9"
 )
 
 const (
@@ -22,7 +20,7 @@ const (
 
 // lane is the way to one server of the scripts that every send needs. What comes while
 // others wait for their answers is sent with all that has come by then, in one write: the
-// server then reads once, writes to its disk once and answers once. A script that is
+// server then reads once, writes to its disk once and answers once; see [convoy]. A script that is
 // alone is sent at once. One of those who wait does the sending, so that there are no
 // goroutines to end, and nothing is sent twice.
 //
@@ -201,62 +199,4 @@ func (l *lane) take(leader *job) *convoy {
 	clear(l.waiting[len(kept):])
 	l.waiting = kept
 	return b
-}
-
-// convoy is jobs that are sent together. It has until the latest of their deadlines; each of
-// those who wait leaves at its own.
-type convoy struct {
-	jobs     []*job
-	deadline time.Time
-	commands []goredis.Cmder
-}
-
-var convoys = sync.Pool{New: func() any { return new(convoy) }}
-
-func (b *convoy) release() {
-	clear(b.jobs)
-	clear(b.commands)
-	b.jobs, b.commands = b.jobs[:0], b.commands[:0]
-	convoys.Put(b)
-}
-
-// send sends a convoy and reads the answers. Scripts that the server does not know
-// (yet, or since its cache was flushed) are sent again with their text.
-func (b *convoy) send() {
-	ctx, cancel := context.WithDeadline(context.Background(), b.deadline)
-	defer cancel()
-	node := b.jobs[0].node
-	known := node.Pipeline()
-	for _, j := range b.jobs {
-		j.written = false
-		b.commands = append(b.commands, j.command)
-	}
-	_ = known.BatchProcess(ctx, b.commands...) // it only notes them
-	execute(ctx, known)
-	var unknown goredis.Pipeliner
-	for _, j := range b.jobs {
-		j.err = j.command.Err()
-		if noScript(j.err) {
-			if unknown == nil {
-				unknown = node.Pipeline()
-			}
-			j.again = unknown.Eval(ctx, j.script.source, []string{j.args[argBase].(string), j.args[argNoKey].(string)}, j.args[argNow], j)
-		}
-	}
-	if unknown == nil {
-		return
-	}
-	for _, j := range b.jobs {
-		if j.again != nil {
-			j.written = false
-		}
-	}
-	execute(ctx, unknown)
-	for _, j := range b.jobs {
-		if j.again != nil {
-			text, err := j.again.Text()
-			j.command.SetVal(text)
-			j.err, j.again = err, nil
-		}
-	}
 }

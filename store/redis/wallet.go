@@ -13,7 +13,7 @@ import (
 )
 
 var (
-	settleScript  = newScript(headerAlways, "scripts/ledger.lua", "scripts/settle.lua", "scripts/money.lua", "scripts/settle_else.lua")
+	settleScript  = newScript(headerAlways, "scripts/ledger.lua", "scripts/settle.lua", "scripts/together.lua", "scripts/money.lua", "scripts/settle_else.lua")
 	inDoubtScript = newScript(headerAlways, "scripts/money.lua", "scripts/in_doubt.lua")
 	creditScript  = newScript(header, "scripts/money.lua", "scripts/credit.lua")
 )

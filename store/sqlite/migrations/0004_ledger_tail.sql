@@ -13,6 +13,13 @@ ALTER TABLE ledger ADD COLUMN held_seq INTEGER;
 ALTER TABLE ledger ADD COLUMN held_balance INTEGER;
 ALTER TABLE ledger ADD COLUMN held_at INTEGER;
 
+-- The ledger as it reads: every entry on its own.
+CREATE VIEW entries AS
+SELECT seq, id, account_id, kind, amount, balance, app_id, message_id, at FROM ledger
+UNION ALL
+SELECT held_seq, 'hold' || substr(id, instr(id, '_')), account_id, 'hold', amount, held_balance, app_id, NULL, held_at
+FROM ledger WHERE held_seq IS NOT NULL;
+
 -- The captures by Meta's message id, for statuses that do not return the id of a hold:
 -- key is a hash of the message id (message_index.go). The ids come in no order, so that
 -- this is written for many thousands of sends at a time, in the order of their keys. The

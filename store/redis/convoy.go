@@ -1,0 +1,146 @@
+package redis
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+)
+
+// convoy is jobs that are sent together. It has until the latest of their deadlines; each of
+// those who wait leaves at its own.
+type convoy struct {
+	jobs     []*job
+	deadline time.Time
+	groups   []group
+	commands []goredis.Cmder
+}
+
+// group is those jobs of a convoy that are one run of a script: the same one, in the same place. What
+// it reads and writes for all of them, it reads and writes once.
+type group struct {
+	jobs []*job
+	// args and command are those of several jobs. One alone has its own.
+	args    []any
+	command *goredis.StringSliceCmd
+}
+
+var convoys = sync.Pool{New: func() any { return new(convoy) }}
+
+func (b *convoy) release() {
+	for i := range b.groups {
+		g := &b.groups[i]
+		clear(g.jobs)
+		clear(g.args)
+		g.jobs, g.args, g.command = g.jobs[:0], g.args[:0], nil
+	}
+	clear(b.jobs)
+	clear(b.commands)
+	b.jobs, b.groups, b.commands = b.jobs[:0], b.groups[:0], b.commands[:0]
+	convoys.Put(b)
+}
+
+// join adds a job to its group.
+func (b *convoy) join(j *job) {
+	j.written = false
+	for i := range b.groups {
+		if g := &b.groups[i]; g.jobs[0].joins(j) {
+			g.jobs = append(g.jobs, j)
+			return
+		}
+	}
+	if n := len(b.groups); n < cap(b.groups) {
+		b.groups = b.groups[:n+1] // with what it was made of before
+	} else {
+		b.groups = append(b.groups, group{})
+	}
+	g := &b.groups[len(b.groups)-1]
+	g.jobs = append(g.jobs, j)
+}
+
+// joins tells whether two jobs can be one run of a script.
+func (j *job) joins(other *job) bool {
+	return j.script == other.script && j.args[argBase] == other.args[argBase] && j.args[argNow] == other.args[argNow]
+}
+
+// asCommand is what a group is sent as.
+func (g *group) asCommand() goredis.Cmder {
+	first := g.jobs[0]
+	if len(g.jobs) == 1 {
+		return first.command
+	}
+	g.args = append(g.args, first.args[:argPayload]...)
+	for _, j := range g.jobs {
+		g.args = append(g.args, j)
+	}
+	g.command = goredis.NewStringSliceCmd(context.Background(), g.args...)
+	return g.command
+}
+
+// share gives each job of a group that was sent its answer, and tells of each whether
+// it is to be sent again by itself.
+func (g *group) share(again func(*job)) {
+	if len(g.jobs) == 1 {
+		j := g.jobs[0]
+		if j.err = j.command.Err(); noScript(j.err) {
+			again(j)
+		}
+		return
+	}
+	replies, err := g.command.Result()
+	if err == nil && len(replies) != len(g.jobs) {
+		err = unexpected(replies)
+	}
+	for i, j := range g.jobs {
+		if j.err = err; err == nil {
+			j.command.SetVal(replies[i])
+		}
+		if noScript(err) || err == nil && replies[i] == "" {
+			again(j)
+		}
+	}
+}
+
+// send sends a convoy and reads the answers. Scripts that the server does not know
+// (yet, or since its cache was flushed) are sent again with their text, each for one job. So is a job
+// that the script has left out of its group, because it needs more than what is usual.
+func (b *convoy) send() {
+	ctx, cancel := context.WithDeadline(context.Background(), b.deadline)
+	defer cancel()
+	node := b.jobs[0].node
+	known := node.Pipeline()
+	for _, j := range b.jobs {
+		b.join(j)
+	}
+	for i := range b.groups {
+		b.commands = append(b.commands, b.groups[i].asCommand())
+	}
+	_ = known.BatchProcess(ctx, b.commands...) // it only notes them
+	execute(ctx, known)
+	var alone goredis.Pipeliner
+	for i := range b.groups {
+		b.groups[i].share(func(j *job) {
+			if alone == nil {
+				alone = node.Pipeline()
+			}
+			j.again = alone.Eval(ctx, j.script.source, []string{j.args[argBase].(string), j.args[argNoKey].(string)}, j.args[argNow], j)
+		})
+	}
+	if alone == nil {
+		return
+	}
+	for _, j := range b.jobs {
+		if j.again != nil {
+			j.written = false
+		}
+	}
+	execute(ctx, alone)
+	for _, j := range b.jobs {
+		if j.again != nil {
+			text, err := j.again.Text()
+			j.command.SetVal(text)
+			j.err, j.again = err, nil
+		}
+	}
+}
