@@ -33,8 +33,10 @@ xcaddy:
 	bin/caddy-xcaddy list-modules | grep -x whatsapp_gateway.stores.sqlite
 	bin/caddy-xcaddy list-modules | grep -x whatsapp_gateway.stores.redis
 
-# Everything that CI checks; go test comes last.
+# Everything that CI checks; go test comes last. Each benchmark runs once, so that it
+# keeps working, and without the race detector, under which some take minutes.
 test: check xcaddy
+	CGO_ENABLED=0 go test -run '^$$' -bench . -benchtime 1x ./...
 	CGO_ENABLED=1 go test -race -timeout 20m ./...
 
 check: tools

@@ -168,32 +168,11 @@ type settlement struct {
 	messageID string
 }
 
-// settle records the outcome of a send. A store that takes it at once is not waited for.
-func (s *sharedStore) settle(st settlement) {
-	settler, ok := s.Store.(store.Settler)
-	if !ok {
-		s.settleNow(st)
-		return
-	}
-	s.retries.Add(1) // the store stays open until it has answered
-	settler.SettleHold(st.hold, st.outcome, st.messageID, func(err error) {
-		if err == nil {
-			s.end(st.hold)
-			s.retries.Done()
-			return
-		}
-		go func() {
-			defer s.retries.Done()
-			s.settleNow(st)
-		}()
-	})
-}
-
-// settleNow records the outcome of a send. Where the store does not take it, it goes
+// settle records the outcome of a send. Where the store does not take it, it goes
 // into the journal or, without one, is tried again in the background for as long as
 // the store is open: what Meta accepted must be charged, and the client's
 // answer cannot wait for that.
-func (s *sharedStore) settleNow(st settlement) {
+func (s *sharedStore) settle(st settlement) {
 	if err := s.trySettle(st); err != nil {
 		s.settleLater(st, err)
 		return

@@ -78,7 +78,7 @@ type settings struct {
 
 // brief is long enough to see that everything works, and says nothing about time.
 func (s *settings) brief() {
-	s.rounds, s.duration, s.delay = 1, 100*time.Millisecond, 20*time.Millisecond
+	s.rounds, s.duration, s.delay, s.fsync = 1, 100*time.Millisecond, 20*time.Millisecond, "everysec"
 	s.apps, s.redisApps, s.keys, s.ledger, s.limited, s.strangers, s.webhooks = 60, 20, 2_000, 5_000, 20, 500, 50
 }
 

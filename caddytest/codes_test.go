@@ -216,9 +216,9 @@ func TestAStoreThatCannotBeReadIsAUTH004(t *testing.T) {
 func TestAWalletThatCannotBeWrittenIsBILL003(t *testing.T) {
 	t.Parallel()
 	for name, failing := range map[string]string{
-		"holds":           "CREATE TRIGGER broken BEFORE INSERT ON holds BEGIN SELECT RAISE(FAIL, 'disk is full'); END",
-		"ledger":          "CREATE TRIGGER broken BEFORE INSERT ON ledger BEGIN SELECT RAISE(ABORT, 'disk is full'); END",
-		"accounts":        "CREATE TRIGGER broken BEFORE UPDATE ON accounts BEGIN SELECT RAISE(ROLLBACK, 'disk is full'); END",
+		"a statement":     "CREATE TRIGGER broken BEFORE INSERT ON ledger_tail BEGIN SELECT RAISE(FAIL, 'disk is full'); END",
+		"a send":          "CREATE TRIGGER broken BEFORE INSERT ON ledger_tail BEGIN SELECT RAISE(ABORT, 'disk is full'); END",
+		"a transaction":   "CREATE TRIGGER broken BEFORE INSERT ON ledger_tail BEGIN SELECT RAISE(ROLLBACK, 'disk is full'); END",
 		"free admissions": "CREATE TRIGGER broken BEFORE INSERT ON free_admissions BEGIN SELECT RAISE(FAIL, 'disk is full'); END",
 	} {
 		t.Run(name, func(t *testing.T) {

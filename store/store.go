@@ -157,16 +157,6 @@ type Wallet interface {
 	Ledger(ctx context.Context, account tenant.AccountID, since time.Time) iter.Seq2[Entry, error]
 }
 
-// Settler is a [Wallet] that takes the outcome of a hold without its caller's waiting
-// for the disk. The hold that is there already makes sure that the send is charged,
-// whatever happens in between.
-type Settler interface {
-	// SettleHold is Capture or Release. Whatever is asked of the store afterwards sees the
-	// outcome. done is called once, by the store and soon, with nil when the outcome is
-	// durable, else with what Capture or Release would have returned. It must not block.
-	SettleHold(id HoldID, outcome Outcome, messageID string, done func(error))
-}
-
 // HoldID names a hold: it is made by the caller, with [NewHoldID], and travels
 // to Meta and back.
 type HoldID string

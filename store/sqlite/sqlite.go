@@ -281,8 +281,5 @@ func migrate(ctx context.Context, conn *sql.Conn) (err error) {
 	return err
 }
 
-// Interface guards
-var (
-	_ store.Store   = (*Store)(nil)
-	_ store.Settler = (*Store)(nil)
-)
+// Interface guard
+var _ store.Store = (*Store)(nil)

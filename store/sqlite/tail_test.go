@@ -94,13 +94,7 @@ func (m *sends) settle() {
 	} else {
 		m.balance.Captured += 1_000
 	}
-	if rand.IntN(2) == 0 { // what follows sees it, although nobody has waited for it
-		m.s.SettleHold(id, outcome, "wamid."+string(id), func(err error) {
-			if err != nil {
-				m.t.Error(err)
-			}
-		})
-	} else if err := m.s.settle(m.t.Context(), id, outcome, "wamid."+string(id)); err != nil {
+	if err := m.s.settle(m.t.Context(), id, outcome, "wamid."+string(id)); err != nil {
 		m.t.Fatal(err)
 	}
 	m.ids = append(m.ids, id.EntryID(kind))
@@ -337,26 +331,4 @@ func FuzzRecords(f *testing.F) {
 			t.Errorf("what was read is not what is written: %v", fmt.Sprint(err))
 		}
 	})
-}
-
-func TestASettlementIsToldWhatBecameOfIt(t *testing.T) {
-	s, account := funded(t, filepath.Join(t.TempDir(), "gateway.db"), 1_000_000)
-	a := holdOf(account)
-	if _, err := s.Admit(t.Context(), a); err != nil {
-		t.Fatal(err)
-	}
-	told := make(chan error, 4)
-	tell := func(err error) { told <- err }
-	s.SettleHold(a.HoldID, store.Captured, "wamid.1", tell)
-	s.SettleHold(a.HoldID, store.Released, "", tell)
-	s.SettleHold(store.NewHoldID(), store.Captured, "wamid.2", tell)
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	s.SettleHold(a.HoldID, store.Captured, "wamid.1", tell)
-	for i, want := range []error{nil, store.ErrConflict, store.ErrNotFound, store.ErrClosed} {
-		if err := <-told; !errors.Is(err, want) {
-			t.Errorf("settlement %d: %v, want %v", i+1, err, want)
-		}
-	}
 }

@@ -28,17 +28,6 @@ func (s *Store) settle(ctx context.Context, id store.HoldID, outcome store.Outco
 	}})
 }
 
-// SettleHold implements [store.Settler].
-func (s *Store) SettleHold(id store.HoldID, outcome store.Outcome, messageID string, done func(error)) {
-	op := &operation{after: done, apply: func(w *writer) error {
-		_, err := w.settle(id, outcome, messageID)
-		return err
-	}}
-	if !s.writer.queue.add(op) {
-		done(store.ErrClosed)
-	}
-}
-
 // settle ends a hold. Not fresh means that it had this outcome before.
 func (w *writer) settle(id store.HoldID, outcome store.Outcome, messageID string) (fresh bool, err error) {
 	if len(id) != store.HoldIDLength {

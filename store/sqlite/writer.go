@@ -127,9 +127,7 @@ type operation struct {
 	wrote bool         // it needs the transaction under way to be committed
 	made  store.HoldID // the hold that it has made, if any
 	err   error
-	// One of them tells the caller: it is closed, or called.
 	done  chan struct{}
-	after func(error)
 }
 
 // The states of an operation. Whoever swaps in the later one decides.
@@ -288,11 +286,7 @@ func (w *writer) finish() {
 		if !op.state.CompareAndSwap(taken, finished) && op.err == nil && op.made != "" {
 			w.unclaimed = append(w.unclaimed, op.made)
 		}
-		if op.after != nil {
-			op.after(op.err)
-		} else {
-			close(op.done)
-		}
+		close(op.done)
 	}
 	clear(w.pending)
 	w.pending = w.pending[:0]
