@@ -96,6 +96,7 @@ func TestAWebhookThatCannotBeStoredIsWH004(t *testing.T) {
 			who := g.tenant(t, p)
 			m := g.sendTemplate(t, who, g.recipient(accepted))
 			body := notification(who.waba, g.userMessage(who), statuses(who, m.status("delivered", priced(true, "marketing"))), g.userMessage(who))
+			g.wantFees(t, who, map[string]int64{}) // which has the send entered in the ledger
 			g.exec(t, failing)
 			a := g.doWebhook(t, g.webhook(t, body))
 			a.want(t, http.StatusInternalServerError, wh004)

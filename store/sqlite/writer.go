@@ -27,7 +27,7 @@ const (
 	// next while many operations come at a time: making it durable costs as much for one
 	// as for all of them. busyGroup is how many are many; what comes alone waits for
 	// nothing.
-	commitInterval = 500 * time.Microsecond
+	commitInterval = 250 * time.Microsecond
 	busyGroup      = 3
 	// maxGroup bounds the operations of one commit, so that none waits long for
 	// those behind it.
