@@ -301,7 +301,7 @@ func (a *App) Cleanup() error {
 	}
 	select {
 	case <-appsInUse.none():
-	case <-time.After(admitTimeout + max(a.longestSend, time.Duration(a.Delivery.Timeout)) + settleTimeout):
+	case <-time.After(store.AdmitTimeout + max(a.longestSend, time.Duration(a.Delivery.Timeout)) + settleTimeout):
 		a.logger.Warn("exiting with requests under way")
 	}
 	return nil
@@ -346,7 +346,7 @@ func (a *App) open() (err error) {
 		return err
 	}
 	pooled, _, err := stores.LoadOrNew(a.backend.Key(), func() (caddy.Destructor, error) {
-		return openShared(a.backend)
+		return openShared(a.backend, a.logger)
 	})
 	if err != nil {
 		return err

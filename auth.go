@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/connexease/caddy-whatsapp-gateway/seal"
@@ -66,8 +65,10 @@ type grantCache struct {
 	ring   *seal.Ring
 	core   *coreService // nil: there is none
 	cacheLifetimes
-	known, unknown *lru.Cache[tenant.KeyDigest, *openedGrant]
-	lookUps        singleflight.Group
+	epoch   time.Time // of what is kept
+	known   *recent[tenant.KeyDigest, keptGrant]
+	unknown *recent[tenant.KeyDigest, *openedGrant]
+	lookUps singleflight.Group
 }
 
 // cacheLifetimes say how long what was looked up is believed: a grant, that a key is
@@ -75,7 +76,7 @@ type grantCache struct {
 type cacheLifetimes struct{ lifetime, negativeLifetime, staleLifetime time.Duration }
 
 // openedGrant is a grant with its access token opened, or nothing but the fact
-// that there is none.
+// that there is none. One that comes from the cache has no more of the app than a send needs.
 type openedGrant struct {
 	*tenant.Grant
 	// authorization is the header with Meta's access token in the clear, and token
@@ -87,41 +88,46 @@ type openedGrant struct {
 	// same, but for a grant that was served stale.
 	expires, askAgain time.Time
 	generation        uint64
+	// watched is how long it is believed behind the directory's last look for changes;
+	// 0: those would not tell of its own.
+	watched time.Duration
 }
 
 func newGrantCache(pepper *tenant.Pepper, ring *seal.Ring, core *coreService, lifetimes cacheLifetimes) *grantCache {
-	c := &grantCache{pepper: pepper, ring: ring, core: core, cacheLifetimes: lifetimes}
-	// An error means a size that is not positive.
-	c.known, _ = lru.New[tenant.KeyDigest, *openedGrant](maxGrants)
-	c.unknown, _ = lru.New[tenant.KeyDigest, *openedGrant](maxUnknown)
-	return c
+	return &grantCache{
+		pepper: pepper, ring: ring, core: core, cacheLifetimes: lifetimes,
+		epoch: time.Now(), known: newRecent[tenant.KeyDigest, keptGrant](maxGrants), unknown: newRecent[tenant.KeyDigest, *openedGrant](maxUnknown),
+	}
 }
 
 // get returns the grant of key. Errors are those of [store.Directory.Grant]. What
 // the directory can do beyond that is found out here, so it must not be wrapped.
 func (c *grantCache) get(ctx context.Context, directory store.Directory, key tenant.Key) (*openedGrant, error) {
 	digest := c.pepper.Digest(key)
-	// The generation is read before the look-up: what a look-up finds while the
-	// directory changes is then out of date from the start.
-	generation := directory.Generation()
+	// What a look-up finds while the directory changes is out of date from the start.
+	seen := seenOf(directory)
 	now := time.Now()
-	fresh := func(g *openedGrant) bool { return g.generation == generation && now.Before(g.askAgain) }
-	if g, ok := c.known.Get(digest); ok && fresh(g) {
-		return g, nil
+	fresh := func(g *openedGrant) bool {
+		return g.generation == seen.generation && (now.Before(g.askAgain) || now.Before(seen.believed(g)))
 	}
-	if g, ok := c.unknown.Get(digest); ok && fresh(g) {
+	if kept, ok := c.known.get(digest); ok {
+		if g := kept.unpack(c.epoch); fresh(g) {
+			return g, nil
+		}
+	}
+	if g, ok := c.unknown.get(digest); ok && fresh(g) {
 		return nil, store.ErrNotFound
 	}
-	return c.wait(ctx, directory, digest, generation)
+	return c.wait(ctx, directory, digest, seen)
 }
 
 // wait waits for a look-up.
-func (c *grantCache) wait(ctx context.Context, directory store.Directory, digest tenant.KeyDigest, generation uint64) (*openedGrant, error) {
+func (c *grantCache) wait(ctx context.Context, directory store.Directory, digest tenant.KeyDigest, seen seen) (*openedGrant, error) {
 	// The look-up is everybody's who waits, so nobody's going away ends it. One that
 	// began before the directory changed is not joined.
-	lookUp := string(binary.BigEndian.AppendUint64(digest[:], generation))
+	lookUp := string(binary.BigEndian.AppendUint64(digest[:], seen.generation))
 	result := c.lookUps.DoChan(lookUp, func() (any, error) {
-		return c.lookUp(context.WithoutCancel(ctx), directory, digest, generation)
+		return c.lookUp(context.WithoutCancel(ctx), directory, digest, seen)
 	})
 	select {
 	case r := <-result:
@@ -132,16 +138,19 @@ func (c *grantCache) wait(ctx context.Context, directory store.Directory, digest
 	}
 }
 
-// lookUp finds a grant and remembers it. The directory's generation was read before.
-func (c *grantCache) lookUp(ctx context.Context, directory store.Directory, digest tenant.KeyDigest, generation uint64) (*openedGrant, error) {
+// lookUp finds a grant and remembers it. What is seen was so before.
+func (c *grantCache) lookUp(ctx context.Context, directory store.Directory, digest tenant.KeyDigest, seen seen) (*openedGrant, error) {
 	f, err := c.find(ctx, directory, digest)
 	if err != nil {
-		return c.stale(digest, generation, err)
+		return c.stale(digest, seen, err)
 	}
-	g := &openedGrant{Grant: f.grant, expires: f.until, askAgain: f.until, generation: generation}
-	if g.Grant == nil {
-		c.known.Remove(digest)
-		c.unknown.Add(digest, g)
+	g := &openedGrant{Grant: f.grant, expires: f.until, askAgain: f.until, generation: seen.generation}
+	if f.watched {
+		g.watched = c.lifetimeOf(f.grant)
+	}
+	if f.grant == nil {
+		c.known.remove(digest)
+		c.unknown.add(digest, g)
 		return nil, store.ErrNotFound
 	}
 	if token, refusal := openCredentials(c.ring, &g.App); refusal != nil {
@@ -150,7 +159,7 @@ func (c *grantCache) lookUp(ctx context.Context, directory store.Directory, dige
 		g.authorization = bearer + token
 		g.token = g.authorization[len(bearer):]
 	}
-	c.unknown.Remove(digest)
-	c.known.Add(digest, g)
+	c.unknown.remove(digest)
+	c.known.add(digest, packGrant(g, c.epoch))
 	return g, nil
 }

@@ -4,13 +4,9 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"time"
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 )
-
-// admitTimeout is how long the store may take to admit a request.
-const admitTimeout = 5 * time.Second
 
 // admit asks the store to let the request through: rate, balance and hold in one
 // step. A request that refusal is going to answer is looked at and changes
@@ -42,8 +38,6 @@ func (h *Handler) admit(w http.ResponseWriter, r *http.Request, s *send, refusal
 	if refusal != nil {
 		ctx = context.WithoutCancel(ctx)
 	}
-	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
-	defer cancel()
 	decision, err := h.app.admit(ctx, admission)
 	if decision.Second.Limit > 0 { // it is known
 		writeQuota(w, &s.headers, decision)
@@ -75,6 +69,9 @@ func (a *App) admit(ctx context.Context, admission store.Admission) (store.Decis
 	if !ok || a.core == nil || admission.Account == "" {
 		return a.store.Admit(ctx, admission)
 	}
+	// All of it takes no longer than one admission may.
+	ctx, cancel := context.WithTimeout(ctx, store.AdmitTimeout)
+	defer cancel()
 	asked := a.totals.now()
 	decision, err := a.store.Admit(ctx, admission)
 	if err == nil && (decision.Verdict == store.NoAccount || decision.Verdict == store.NoBalance) {

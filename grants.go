@@ -10,20 +10,59 @@ import (
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
+// watcher is a directory that looks by itself whether its records have changed.
+type watcher interface {
+	// Watched is a time for which it is known that whatever had been changed in the
+	// records by then, by whomever, has grown the Generation. It does no I/O.
+	Watched() time.Time
+}
+
+// seen is how far a directory is known to be up to date.
+type seen struct {
+	generation uint64
+	watched    time.Time // zero where it does not watch
+}
+
+// seenOf is read before what it is to tell of. So is its time before its generation: what
+// has the generation was read when all that had changed by that time was there.
+func seenOf(directory store.Directory) (s seen) {
+	if w, ok := directory.(watcher); ok {
+		s.watched = w.Watched()
+	}
+	s.generation = directory.Generation()
+	return s
+}
+
+// believed is until when a grant of this generation is. A record that has not changed by
+// some time is as good as one that was read then.
+func (s seen) believed(g *openedGrant) time.Time {
+	if until := s.watched.Add(g.watched); g.watched > 0 && until.After(g.expires) {
+		return until
+	}
+	return g.expires
+}
+
 // found is what a look-up of a key has found out.
 type found struct {
 	grant *tenant.Grant // nil: the key is unknown
 	// until is when it has to be looked up again: a lifetime after its source
 	// was read, however many have passed it on since.
 	until time.Time
+	// watched: it is the directory's own record, or that there is none.
+	watched bool
 }
 
 // found is what was read at this time.
 func (c *grantCache) found(grant *tenant.Grant, read time.Time) found {
+	return found{grant: grant, until: read.Add(c.lifetimeOf(grant))}
+}
+
+// lifetimeOf is how long a grant is believed, or that there is none.
+func (c *grantCache) lifetimeOf(grant *tenant.Grant) time.Duration {
 	if grant == nil {
-		return found{until: read.Add(c.negativeLifetime)}
+		return c.negativeLifetime
 	}
-	return found{grant, read.Add(c.lifetime)}
+	return c.lifetime
 }
 
 // find looks a key up: in the copies that all gateways on the store share, then
@@ -36,7 +75,9 @@ func (c *grantCache) find(ctx context.Context, directory store.Directory, digest
 	case err == nil, errors.Is(err, store.ErrCorrupt):
 		return f, err
 	case errors.Is(err, store.ErrRevoked), c.core == nil && unknown:
-		return c.found(nil, time.Now()), nil
+		f := c.found(nil, time.Now())
+		f.watched = true
+		return f, nil
 	case c.core == nil:
 		return found{}, err
 	}
@@ -81,6 +122,7 @@ func (c *grantCache) findInStore(ctx context.Context, directory store.Directory,
 		return found{}, err
 	}
 	f := c.found(grant, read)
+	f.watched = true
 	c.keep(ctx, directory, digest, f)
 	return f, nil
 }
@@ -105,18 +147,25 @@ const staleRetry = time.Second
 // stale returns a grant whose time is over, if it may be served while it cannot be
 // looked up, and otherwise err. One that was looked up before the directory
 // changed is not served: the change may have been its revocation.
-func (c *grantCache) stale(digest tenant.KeyDigest, generation uint64, err error) (*openedGrant, error) {
-	g, ok := c.known.Peek(digest)
-	now := time.Now()
-	if !ok || errors.Is(err, store.ErrCorrupt) || g.generation != generation || !now.Before(g.expires.Add(c.staleLifetime)) {
+func (c *grantCache) stale(digest tenant.KeyDigest, seen seen, err error) (*openedGrant, error) {
+	kept, ok := c.known.peek(digest)
+	if !ok {
+		return nil, err
+	}
+	g := kept.unpack(c.epoch)
+	if errors.Is(err, store.ErrCorrupt) || g.generation != seen.generation {
+		return nil, err
+	}
+	now, end := time.Now(), seen.believed(g).Add(c.staleLifetime)
+	if !now.Before(end) {
 		return nil, err
 	}
 	metrics.staleGrants.Inc()
 	again := *g
 	again.askAgain = now.Add(staleRetry)
-	if end := g.expires.Add(c.staleLifetime); end.Before(again.askAgain) {
+	if end.Before(again.askAgain) {
 		again.askAgain = end
 	}
-	c.known.Add(digest, &again)
+	c.known.add(digest, packGrant(&again, c.epoch))
 	return &again, nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
 	"github.com/connexease/caddy-whatsapp-gateway/core/coretest"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
@@ -213,11 +214,13 @@ func TestStaleGrantIsServedWhileNobodyCanBeAsked(t *testing.T) {
 
 	digest := digestOf(key)
 	away := errors.New("away")
-	generation := gateway.store.Generation()
+	generation := seenOf(gateway.store.Store)
+	later := generation
+	later.generation++
 	if _, err := gateway.grants.stale(digest, generation, away); err != nil {
 		t.Errorf("of this generation: %v", err)
 	}
-	if _, err := gateway.grants.stale(digest, generation+1, away); !errors.Is(err, away) {
+	if _, err := gateway.grants.stale(digest, later, away); !errors.Is(err, away) {
 		t.Errorf("of another generation: %v", err)
 	}
 	if _, err := gateway.grants.stale(digest, generation, store.ErrCorrupt); !errors.Is(err, store.ErrCorrupt) {
@@ -225,17 +228,17 @@ func TestStaleGrantIsServedWhileNobodyCanBeAsked(t *testing.T) {
 	}
 	past := *must1(gateway.grants.stale(digest, generation, away))
 	past.expires = time.Now().Add(-2 * time.Hour)
-	gateway.grants.known.Add(digest, &past)
+	gateway.grants.setKept(digest, &past)
 	if _, err := gateway.grants.stale(digest, generation, away); !errors.Is(err, away) {
 		t.Errorf("beyond its time: %v", err)
 	}
-	g, _ := gateway.grants.known.Get(digestOf(expiring))
+	g := gateway.grants.kept(digestOf(expiring))
 	expired := *g
 	grant := *g.Grant
 	yesterday := time.Now().Add(-24 * time.Hour)
 	grant.ExpiresAt = &yesterday
 	expired.Grant = &grant
-	gateway.grants.known.Add(digestOf(expiring), &expired)
+	gateway.grants.setKept(digestOf(expiring), &expired)
 	gateway.wantCode(expiring, "AUTH_001")
 }
 
@@ -251,10 +254,10 @@ func TestKeyThatTheStoreKnowsToBeRevokedIsRefusedWithoutTheCoreService(t *testin
 		must(t, gateway.store.RevokeKey(t.Context(), "key_own", now()))
 		// As if nobody had told of the revocation.
 		digest := digestOf(key)
-		g, _ := gateway.grants.known.Peek(digest)
+		g := gateway.grants.kept(digest)
 		unaware := *g
 		unaware.generation = gateway.store.Generation()
-		gateway.grants.known.Add(digest, &unaware)
+		gateway.grants.setKept(digest, &unaware)
 		gateway.wantCode(key, "AUTH_001")
 		gateway.wantCode(key, "AUTH_001")
 		wantRequests(t, core, coretest.Grants, 0)
@@ -271,7 +274,7 @@ func TestOutageIsNotWaitedForByEveryRequestWithAStaleGrant(t *testing.T) {
 	core.Set(coretest.Down)
 	gateway.wantCode(key, "")
 	digest := digestOf(key)
-	g, _ := gateway.grants.known.Get(digest)
+	g := gateway.grants.kept(digest)
 	if !g.askAgain.After(g.expires) || g.askAgain.After(time.Now().Add(staleRetry)) {
 		t.Errorf("its time was over %v ago, and it is looked up again in %v", time.Since(g.expires), time.Until(g.askAgain))
 	}
@@ -283,4 +286,97 @@ func must1[T any](v T, err error) T {
 		panic(err)
 	}
 	return v
+}
+
+// vigilant is a directory that says when it has last looked for changes.
+type vigilant struct {
+	*watchedDirectory
+	at time.Time
+}
+
+func (d *vigilant) Watched() time.Time { return d.at }
+
+// kept is what a cache has of a grant, and setKept changes it.
+func (c *grantCache) kept(digest tenant.KeyDigest) *openedGrant {
+	k, ok := c.known.peek(digest)
+	if !ok {
+		return nil
+	}
+	return k.unpack(c.epoch)
+}
+
+func (c *grantCache) setKept(digest tenant.KeyDigest, g *openedGrant) {
+	c.known.add(digest, packGrant(g, c.epoch))
+}
+
+// outlive has what a cache holds of a key be over its time for two hours.
+func (c *grantCache) outlive(t *testing.T, key tenant.Key) {
+	t.Helper()
+	digest := c.pepper.Digest(key)
+	over := time.Now().Add(-2 * time.Hour)
+	if g := c.kept(digest); g != nil {
+		old := *g
+		old.expires, old.askAgain = over, over
+		c.setKept(digest, &old)
+		return
+	}
+	g, ok := c.unknown.peek(digest)
+	if !ok {
+		t.Fatal("nothing is kept of the key")
+	}
+	old := *g
+	old.expires, old.askAgain = over, over
+	c.unknown.add(digest, &old)
+}
+
+func TestRecordsAreBelievedForALifetimeAfterTheLastLookForChanges(t *testing.T) {
+	d, cache, known, id := newWatched(t, time.Hour)
+	v := &vigilant{watchedDirectory: d}
+	unknown := tenant.NewKey(false)
+	wantLookUps := func(when string, want int64) {
+		t.Helper()
+		before := d.lookUps.Load()
+		_, err := cache.get(t.Context(), v, known)
+		_, unknownErr := cache.get(t.Context(), v, unknown)
+		if err != nil || !errors.Is(unknownErr, store.ErrNotFound) {
+			t.Errorf("%s: %v, %v", when, err, unknownErr)
+		}
+		if n := d.lookUps.Load() - before; n != want {
+			t.Errorf("%s: %d look-ups, want %d", when, n, want)
+		}
+		cache.outlive(t, known)
+		cache.outlive(t, unknown)
+	}
+	wantLookUps("at first", 2)
+	v.at = time.Now()
+	wantLookUps("looked just now", 0)
+	v.at = time.Now().Add(-59 * time.Minute)
+	wantLookUps("looked within the lifetime", 0)
+	v.at = time.Now().Add(-61 * time.Minute)
+	wantLookUps("looked before the lifetime", 2)
+	v.at = time.Now()
+	must(t, d.CreateApp(t.Context(), tenant.App{ID: "app_2", CreatedAt: time.Now()}))
+	wantLookUps("something has changed", 2)
+	must(t, d.RevokeKey(t.Context(), id, time.Now()))
+	if _, err := cache.get(t.Context(), v, known); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("revoked: %v", err)
+	}
+}
+
+func TestTheStoreWatchesOverNoGrantsOfTheCoreService(t *testing.T) {
+	core := newCore(t)
+	gateway := newStation(t, stored{dir: t.TempDir()}, 1, core, func(a *App) { a.KeyCache.Lifetime = caddy.Duration(time.Hour) })
+	key, unknown, own := core.newKey(t, 0), tenant.NewKey(false), gateway.newStoredKey()
+	for _, want := range []int{2, 4} {
+		gateway.wantCode(key, "")
+		gateway.wantCode(unknown, "AUTH_001")
+		gateway.wantCode(own, "")
+		wantRequests(t, core, coretest.Grants, want)
+		for _, k := range []tenant.Key{key, unknown, own} {
+			gateway.grants.outlive(t, k)
+		}
+	}
+	if _, ok := gateway.store.Store.(watcher); !ok {
+		t.Error("the store does not watch")
+	}
 }

@@ -43,6 +43,7 @@ type exchange struct {
 	url      url.URL
 	headers  headerValues
 	body     sendBody
+	outgoing bytes.Reader // of what is sent
 	recorder recorder
 }
 
@@ -72,7 +73,7 @@ func (*sendBody) Close() error { return nil }
 // forward sends the message to Meta and reads the answer. From here on the
 // client's going away changes nothing: what has begun is finished and settled.
 func (h *Handler) forward(w http.ResponseWriter, r *http.Request, s *send) *failure {
-	ctx := h.deadlines.next()
+	ctx := h.deadlines.Next()
 	x := &exchange{Context: ctx, client: r.Context(), send: s, replacer: caddy.NewReplacer()}
 	x.recorder.header = make(http.Header)
 	err := x.run(h.meta, h.metaRequest(x, r))
@@ -133,11 +134,12 @@ func (h *Handler) metaRequest(x *exchange, r *http.Request) *http.Request {
 // request that never got one was not sent. The first of these is called before any
 // byte is written; the others are there should it ever not be.
 func (x *exchange) traced() context.Context {
+	touched := func() { x.connected.Store(true) }
 	x.trace = httptrace.ClientTrace{
 		GotConn:              func(httptrace.GotConnInfo) { x.connected.Store(true) },
-		WroteHeaders:         func() { x.connected.Store(true) },
+		WroteHeaders:         touched,
 		WroteRequest:         func(httptrace.WroteRequestInfo) { x.connected.Store(true) },
-		GotFirstResponseByte: func() { x.connected.Store(true) },
+		GotFirstResponseByte: touched,
 	}
 	return httptrace.WithClientTrace(x, &x.trace)
 }

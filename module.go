@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/connexease/caddy-whatsapp-gateway/deadline"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
@@ -55,7 +56,7 @@ type Handler struct {
 	// refusals bounds the lines about refused sends.
 	refusals *lineLimit
 	// deadlines are those of exchanges with Meta.
-	deadlines *deadlines
+	deadlines *deadline.Shared
 	// reportsConnections: a request that got no connection is known not to be sent.
 	reportsConnections bool
 }
@@ -90,7 +91,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	setDefault(&h.GraphVersion, defaultGraphVersion)
 	setDefault(&h.MaxBodySize, defaultMaxBodySize)
 	setDefault(&h.UpstreamTimeout, caddy.Duration(defaultUpstreamTimeout))
-	h.deadlines = newDeadlines(time.Duration(h.UpstreamTimeout))
+	h.deadlines = deadline.New(time.Duration(h.UpstreamTimeout))
 	app, err := ctx.App(moduleName)
 	if err != nil {
 		return err

@@ -84,11 +84,13 @@ type journaledSettlement struct {
 	Account   tenant.AccountID `json:"account,omitempty"`
 	Fee       pricing.Micros   `json:"fee,omitempty"`
 	MessageID string           `json:"message_id,omitempty"`
+	// At is when the outcome was known, in records that say it.
+	At time.Time `json:"at,omitzero"`
 }
 
 // journalSettlement has a settlement wait for the store.
 func (s *sharedStore) journalSettlement(st settlement) error {
-	body, err := json.Marshal(journaledSettlement{st.hold, st.app, st.account, st.fee, st.messageID})
+	body, err := json.Marshal(journaledSettlement{st.hold, st.app, st.account, st.fee, st.messageID, st.at})
 	if err != nil {
 		return err
 	}
@@ -245,10 +247,10 @@ func (a *App) replaySettlement(r journal.Record) error {
 	if r.Kind == journaledCapture {
 		st.outcome = store.Captured
 	}
-	// A store forgets a settled hold after a while, and would then take it for lost.
-	if rememberer, ok := a.store.Store.(store.HoldRememberer); ok && j.Account != "" && time.Since(r.At) < maxRemembered {
-		rememberer.Remember(store.Admission{Mode: store.Hold, App: j.App, Account: j.Account, Fee: j.Fee, HoldID: j.Hold})
+	if st.at = j.At; st.at.IsZero() {
+		st.at = r.At
 	}
+	a.store.remind(st)
 	return a.store.trySettle(st)
 }
 

@@ -129,8 +129,8 @@ func TestOutcomesWaitInTheJournalAcrossARestart(t *testing.T) {
 	accepted, refused := gateway.newHold("acct_1"), gateway.newHold("acct_1")
 	gateway.store.begin(accepted)
 	s.redis.Kill()
-	gateway.store.settle(settlement{hold: accepted, outcome: store.Captured, messageID: "wamid.1"})
-	gateway.store.settle(settlement{hold: refused, outcome: store.Released})
+	gateway.store.settleNow(settlement{hold: accepted, outcome: store.Captured, messageID: "wamid.1"})
+	gateway.store.settleNow(settlement{hold: refused, outcome: store.Released})
 	gateway.wantWaiting(2)
 	if n := len(gateway.store.underWay); n != 0 {
 		t.Errorf("%d sends are under way", n)
@@ -203,7 +203,7 @@ func TestStartedGatewayReplaysByItself(t *testing.T) {
 	must(t, gateway.Start())
 	t.Cleanup(func() { _ = gateway.Stop() })
 	s.redis.Kill()
-	gateway.store.settle(settlement{hold: hold, outcome: store.Captured, messageID: "wamid.1"})
+	gateway.store.settleNow(settlement{hold: hold, outcome: store.Captured, messageID: "wamid.1"})
 	gateway.wantWaiting(1)
 	s.redis.Start()
 	await(t, "the capture", func() bool {
@@ -335,7 +335,7 @@ func TestOtherGatewaysSendsUnderWayAreNotInDoubt(t *testing.T) {
 		t.Errorf("alone: %v", age)
 	}
 	gateway := newStation(t, onRedis(t), 1, nil, eager)
-	if age := gateway.doubtAge(); age < time.Minute+admitTimeout+settleTimeout {
+	if age := gateway.doubtAge(); age < time.Minute+store.AdmitTimeout+settleTimeout {
 		t.Errorf("among others: %v", age)
 	}
 }
@@ -347,7 +347,7 @@ func TestOutcomesInTheJournalComeBeforeTheInDoubtPolicy(t *testing.T) {
 	refused := gateway.newHold("acct_1")
 	gateway.newHold("acct_1") // whose outcome is not known
 	s.redis.Kill()
-	gateway.store.settle(settlement{hold: refused, outcome: store.Released})
+	gateway.store.settleNow(settlement{hold: refused, outcome: store.Released})
 	gateway.wantWaiting(1)
 	if n, err := gateway.settleInDoubt(t.Context(), 0, store.Captured); n != 0 || err == nil {
 		t.Errorf("without redis %d holds are settled, error %v", n, err)

@@ -10,8 +10,10 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/connexease/caddy-whatsapp-gateway/deadline"
 	"github.com/connexease/caddy-whatsapp-gateway/journal"
 	"github.com/connexease/caddy-whatsapp-gateway/pricing"
+	"github.com/connexease/caddy-whatsapp-gateway/redo"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
@@ -74,7 +76,11 @@ type sharedStore struct {
 	close   context.CancelFunc
 	retries sync.WaitGroup
 	// deadlines are those of settlements.
-	deadlines *deadlines
+	deadlines *deadline.Shared
+	// outcomes has those of sends that are answered and not settled yet. It is nil where
+	// the backend has no folder for it: answers then wait for their settlement.
+	outcomes  *redo.Log
+	settlings sync.Pool
 
 	// underWay are the sends that are not settled yet, and when each began: what
 	// is under way is not in doubt.
@@ -101,10 +107,14 @@ func (s *sharedStore) otherGateways() bool {
 }
 
 // begin notes a send before its hold is made.
-func (s *sharedStore) begin(id store.HoldID) {
+func (s *sharedStore) begin(id store.HoldID) { s.beginAt(id, time.Now()) }
+
+// beginAt notes a send that began at some time. The zero time has every other wait, too, for
+// its hold to be settled.
+func (s *sharedStore) beginAt(id store.HoldID, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.underWay[id] = time.Now()
+	s.underWay[id] = at
 }
 
 // end notes that a send's hold is settled, or in doubt from now on.
@@ -136,18 +146,20 @@ const (
 )
 
 // openShared opens a store to serve from.
-func openShared(b backend) (*sharedStore, error) {
+func openShared(b backend, logger *zap.Logger) (*sharedStore, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
 	opened, err := b.Open(ctx, true)
 	if err != nil {
 		return nil, err
 	}
-	s := &sharedStore{Store: opened, underWay: make(map[store.HoldID]time.Time), deadlines: newDeadlines(settleTimeout)}
+	s := &sharedStore{Store: opened, underWay: make(map[store.HoldID]time.Time), deadlines: deadline.New(settleTimeout)}
+	s.setLogger(logger)
 	if err := s.openJournal(b); err != nil {
 		return nil, errors.Join(err, opened.Close())
 	}
 	s.closing, s.close = context.WithCancel(context.Background())
+	s.openOutcomes(b)
 	return s, nil
 }
 
@@ -155,7 +167,7 @@ func openShared(b backend) (*sharedStore, error) {
 func (s *sharedStore) Destruct() error {
 	s.close()
 	s.retries.Wait()
-	return errors.Join(s.closeJournal(), s.Close())
+	return errors.Join(s.closeOutcomes(), s.closeJournal(), s.Close())
 }
 
 // settlement is the outcome of a hold, and what the hold was.
@@ -166,18 +178,31 @@ type settlement struct {
 	fee       pricing.Micros
 	outcome   store.Outcome
 	messageID string
+
+	// slot is where it is in the log of outcomes, if it is logged.
+	slot   redo.Slot
+	logged bool
+	at     time.Time // when its outcome was known, if it is logged or journaled
 }
 
-// settle records the outcome of a send. Where the store does not take it, it goes
-// into the journal or, without one, is tried again in the background for as long as
-// the store is open: what Meta accepted must be charged, and the client's
+// settleNow records the outcome of a send and waits for that. Where the store does not
+// take it, it goes into the journal or, without one, is tried again in the background for as
+// long as the store is open: what Meta accepted must be charged, and the client's
 // answer cannot wait for that.
-func (s *sharedStore) settle(st settlement) {
+func (s *sharedStore) settleNow(st settlement) {
 	if err := s.trySettle(st); err != nil {
 		s.settleLater(st, err)
 		return
 	}
+	s.settled(st)
+}
+
+// settled notes that a send is settled, or waits in the journal.
+func (s *sharedStore) settled(st settlement) {
 	s.end(st.hold)
+	if st.logged {
+		s.outcomes.Done(st.slot)
+	}
 }
 
 // settleLater records the outcome of a send that the store has not taken because of err.
@@ -186,14 +211,13 @@ func (s *sharedStore) settleLater(st settlement, err error) {
 		journalErr := s.journalSettlement(st)
 		if journalErr == nil {
 			s.log().Warn("settling a send waits for the store", zap.String("hold_id", string(st.hold)), zap.Error(err))
-			s.end(st.hold)
+			s.settled(st)
 			return
 		}
 		err = errors.Join(err, journalErr)
 	}
 	s.log().Error("settling a send failed and is tried again", zap.String("hold_id", string(st.hold)), zap.Error(err))
 	s.retries.Go(func() {
-		defer s.end(st.hold)
 		for delay := 100 * time.Millisecond; ; delay = min(2*delay, maxRetryDelay) {
 			last := false
 			select {
@@ -202,10 +226,16 @@ func (s *sharedStore) settleLater(st settlement, err error) {
 				last = true
 			}
 			if err = s.trySettle(st); err == nil {
+				s.settled(st)
 				return
 			}
 			if last {
-				s.log().Error("a send stays in doubt", zap.String("hold_id", string(st.hold)), zap.Error(err))
+				s.end(st.hold)
+				message := "a send stays in doubt"
+				if st.logged {
+					message = "settling a send waits for the next start"
+				}
+				s.log().Error(message, zap.String("hold_id", string(st.hold)), zap.Error(err))
 				return
 			}
 		}
@@ -216,7 +246,7 @@ func (s *sharedStore) settleLater(st settlement, err error) {
 // will not change by trying again, and is only reported; but what Meta accepted is
 // charged, even if somebody has given up on it and released its hold meanwhile.
 func (s *sharedStore) trySettle(st settlement) error {
-	ctx := s.deadlines.next()
+	ctx := s.deadlines.Next()
 	var err error
 	if st.outcome == store.Captured {
 		err = s.Capture(ctx, st.hold, st.messageID)
@@ -241,7 +271,7 @@ const maxInDoubtInterval = time.Minute
 func (a *App) doubtAge() time.Duration {
 	age := time.Duration(a.InDoubt.After)
 	if a.store.otherGateways() {
-		age = max(age, a.longestSend+admitTimeout+settleTimeout)
+		age = max(age, a.longestSend+store.AdmitTimeout+settleTimeout)
 	}
 	return age
 }

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
@@ -62,7 +61,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if x.tried {
 		return nil, errOnce
 	}
-	answer, err := t.inner.RoundTrip(x.outgoing(r))
+	answer, err := t.inner.RoundTrip(x.asSent(r))
 	if err != nil {
 		// What was not dialled may be tried with the next upstream.
 		x.tried = !errors.As(err, new(reverseproxy.DialError))
@@ -73,8 +72,8 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return answer, nil
 }
 
-// outgoing is the request as Meta gets it. The original is logged.
-func (x *exchange) outgoing(r *http.Request) *http.Request {
+// asSent is the request as Meta gets it. The original is logged.
+func (x *exchange) asSent(r *http.Request) *http.Request {
 	out := *r
 	out.Header = make(http.Header, len(r.Header)+1)
 	for name, values := range r.Header {
@@ -90,7 +89,8 @@ func (x *exchange) outgoing(r *http.Request) *http.Request {
 	// Of a reader that net/http knows it sends headers and body in one piece. It
 	// cannot send this one twice, as there is no GetBody.
 	if body := x.send.message.body; r.Body != nil && r.ContentLength == int64(len(body)) {
-		out.Body = io.NopCloser(bytes.NewReader(body))
+		x.outgoing.Reset(body)
+		out.Body = io.NopCloser(&x.outgoing)
 		// A handler behind the guest finds nothing left that it could send once more.
 		_, _ = x.body.Seek(0, io.SeekEnd) // a reader of memory does not fail
 	}

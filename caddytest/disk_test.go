@@ -96,18 +96,23 @@ func TestAnOutcomeThatCannotBeWrittenIsWrittenLater(t *testing.T) {
 	}
 }
 
-// A process that ends does not wait for a store that has failed.
-func TestAnOutcomeThatCannotBeWrittenBeforeTheExitStaysInDoubt(t *testing.T) {
+// A process that ends does not wait for a store that has failed: what it knows is in the log
+// that outlives it.
+func TestAnOutcomeThatCannotBeWrittenBeforeTheExitIsWrittenAtTheNextStart(t *testing.T) {
 	t.Parallel()
 	g := startGateway(t, settings{})
 	who := g.tenant(t, profile{})
 	undo := failSettlements(t, g)
-	g.send(t, who.key, g.message(accepted)).wantCode(t, "")
+	a := g.send(t, who.key, g.message(accepted))
+	a.wantCode(t, "")
 	g.stop()
 	undo()
 	g.client.CloseIdleConnections()
 	g.start(t)
-	g.wantOutcomes(t, who, outcome{"the send", inDoubt})
+	g.wantOutcomes(t, who, outcome{"the send", captured})
+	if ledger := g.ledger(t, who.account); ledger[len(ledger)-1].MessageID != a.messageID() {
+		t.Error("it is charged for no message")
+	}
 	g.send(t, who.key, g.message(accepted)).wantCode(t, "")
 }
 

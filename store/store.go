@@ -126,7 +126,8 @@ type Wallet interface {
 	// at most 5 % of what an exact log would admit are refused. Repeating a
 	// hold id is answered Admitted and changes nothing. Where Admit returns an
 	// error, no hold is left behind, or one that the store itself gives back soon:
-	// the id must not be used again then. The quotas are set where they are known.
+	// the id must not be used again then. The quotas are set where they are known. It
+	// takes no longer than [AdmitTimeout], whatever the context says.
 	Admit(context.Context, Admission) (Decision, error)
 
 	// Capture turns a hold into a charge for messageID. Capturing again changes
@@ -155,6 +156,19 @@ type Wallet interface {
 	// The sequence ends at the first error: [ErrNotFound] where there is no
 	// such account.
 	Ledger(ctx context.Context, account tenant.AccountID, since time.Time) iter.Seq2[Entry, error]
+}
+
+// AdmitTimeout is how long an admission takes at the most.
+const AdmitTimeout = 5 * time.Second
+
+// Settler is a [Wallet] that takes the outcome of a hold without its caller's waiting
+// for the disk.
+type Settler interface {
+	// SettleHold is Capture or Release. Whatever is asked of the store afterwards sees the
+	// outcome. done is called once, by the store and within milliseconds where its disk is as
+	// quick, with nil when the outcome is durable, else with what Capture or Release would
+	// have returned. It must not block.
+	SettleHold(id HoldID, outcome Outcome, messageID string, done func(error))
 }
 
 // HoldID names a hold: it is made by the caller, with [NewHoldID], and travels

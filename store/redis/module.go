@@ -185,6 +185,12 @@ func shortHash(text string) string {
 // JournalDir is the directory with what waits for Redis to come back.
 func (b *Backend) JournalDir() string { return b.journal }
 
+// OutcomeDir is the folder in it with the outcomes of sends that are answered and not
+// settled yet. Several gateways may have logs there.
+func (b *Backend) OutcomeDir() (dir string, alone bool) {
+	return filepath.Join(b.journal, "redo"), false
+}
+
 // SecretFile is the path of the file in the journal's directory that keeps the
 // secret of this name.
 func (b *Backend) SecretFile(name string) string { return filepath.Join(b.journal, name) }

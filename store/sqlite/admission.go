@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
@@ -17,17 +18,34 @@ var errShared = errors.New("the store was opened to administer, not to admit")
 // errNegativeFee is a mistake of the caller's.
 var errNegativeFee = errors.New("a fee cannot be negative")
 
+// admitting is an admission under way. It is used again once its caller has the decision.
+type admitting struct {
+	operation
+	admission store.Admission
+	decision  store.Decision
+}
+
+var admissions = sync.Pool{New: func() any {
+	op := new(admitting)
+	op.done = make(chan struct{}, 1)
+	op.apply = func(w *writer) (err error) {
+		op.decision, err = w.admit(op.admission)
+		return err
+	}
+	return op
+}}
+
 // Admit implements [store.Store].
 func (s *Store) Admit(ctx context.Context, a store.Admission) (store.Decision, error) {
-	var d store.Decision
-	op := &operation{apply: func(w *writer) (err error) {
-		d, err = w.admit(a)
-		return err
-	}}
-	err := s.writer.do(ctx, op)
-	if err != nil && ctx.Err() != nil { // the writer may still be at it
+	op := admissions.Get().(*admitting)
+	op.admission, op.decision = a, store.Decision{}
+	finished, err := s.writer.within(ctx, s.admitTimes.Next(), &op.operation)
+	if !finished { // the writer may still be at it
 		return store.Decision{}, err
 	}
+	d := op.decision
+	op.reset()
+	admissions.Put(op)
 	return d, err
 }
 
@@ -47,10 +65,9 @@ func (w *writer) admit(a store.Admission) (store.Decision, error) {
 			return store.Decision{}, err
 		}
 	}
-	ws := w.windows[a.App]
+	ws := w.windows.get(a.App)
 	if ws == nil {
-		ws = new(window.Windows)
-		w.windows[a.App] = ws
+		ws = w.windows.add(a.App)
 	}
 	for {
 		d, wl, err := w.decide(ws, a)
@@ -169,7 +186,7 @@ func (w *writer) isMade(id store.HoldID) (bool, error) {
 // rebuildWindows counts again what was admitted in the last minute, so that a
 // restart admits nobody twice.
 func (w *writer) rebuildWindows(ctx context.Context) error {
-	w.windows = make(map[tenant.AppID]*window.Windows)
+	w.windows = new(crowd[tenant.AppID, window.Windows])
 	from, until := w.epoch.Add(-time.Minute).UnixMicro(), w.epoch.Add(time.Minute).UnixMicro()
 	arrivals := make(map[tenant.AppID][]time.Duration)
 	arrived := func(app tenant.AppID, at int64) {
@@ -213,7 +230,7 @@ func (w *writer) rebuildWindows(ctx context.Context) error {
 	for app, times := range arrivals {
 		slices.Sort(times)
 		// What was the limit then is unknown; that nobody passed it is not.
-		ws := new(window.Windows)
+		ws := w.windows.add(app)
 		for _, at := range times {
 			ws.Minute.Add(at, len(times))
 		}
@@ -221,7 +238,6 @@ func (w *writer) rebuildWindows(ctx context.Context) error {
 		for _, at := range times[first:] {
 			ws.Second.Add(at, len(times)-first)
 		}
-		w.windows[app] = ws
 	}
 	return nil
 }

@@ -53,6 +53,10 @@ func (s *Store) Grant(ctx context.Context, digest tenant.KeyDigest) (*tenant.Gra
 // Generation implements [store.Store].
 func (s *Store) Generation() uint64 { return s.writer.generation.Load() }
 
+// Watched is when it was last looked whether another process has written: whatever any
+// had changed in the directory by then has grown the Generation.
+func (s *Store) Watched() time.Time { return *s.writer.watched.Load() }
+
 // BindPepper implements [store.Store].
 func (s *Store) BindPepper(ctx context.Context, fingerprint string) error {
 	const name = "pepper_fingerprint"

@@ -17,8 +17,10 @@ const (
 	// indexBatch is how many messages are indexed together: enough that many of them
 	// share each page of the index.
 	indexBatch = 1 << 14
-	// indexChunk is how many of them one commit writes, so that none takes long.
-	indexChunk = 1024
+	// indexChunk is how many of them one commit writes, so that none takes long: in a large
+	// index, each has a page of its own. They are twice the sends of a tailChunk, so that a
+	// batch is written before the next one has come.
+	indexChunk = 2 * tailChunk
 )
 
 // messageIndex finds the capture of a message by Meta's id. The messages that are not

@@ -88,6 +88,10 @@ func (b *Backend) Open(ctx context.Context, serving bool) (store.Store, error) {
 	return Open(ctx, b.Path, Options{Exclusive: serving})
 }
 
+// OutcomeDir is the folder beside the database with the outcomes of sends that are answered
+// and not settled yet. No two gateways live on one database.
+func (b *Backend) OutcomeDir() (dir string, alone bool) { return b.Path + ".redo", true }
+
 // SecretFile is the path of the file beside the database that keeps the secret
 // of this name.
 func (b *Backend) SecretFile(name string) string { return b.Path + "." + name }

@@ -6,17 +6,18 @@ import "sync"
 type queue struct {
 	mu      sync.Mutex
 	waiting []*operation
+	awaited int // how many of them somebody waits for
 	closed  bool
-	// filled has something in it once there is an operation, and enough once there are
-	// so many that no more need be waited for.
-	filled, enough chan struct{}
+	// filled has something in it once there is an operation, urgent once somebody waits for
+	// one, and enough once there are so many that no more need be waited for.
+	filled, urgent, enough chan struct{}
 }
 
 // enoughOperations are a group that shares the cost of its commit well.
 const enoughOperations = 32
 
 func newQueue() queue {
-	return queue{filled: make(chan struct{}, 1), enough: make(chan struct{}, 1)}
+	return queue{filled: make(chan struct{}, 1), urgent: make(chan struct{}, 1), enough: make(chan struct{}, 1)}
 }
 
 // add puts an operation at the end, unless the queue is closed.
@@ -27,14 +28,25 @@ func (q *queue) add(op *operation) bool {
 		return false
 	}
 	q.waiting = append(q.waiting, op)
+	q.count(op, 1)
 	q.tell()
 	return true
+}
+
+// count adds n for an operation that somebody waits for.
+func (q *queue) count(op *operation, n int) {
+	if op.after == nil {
+		q.awaited += n
+	}
 }
 
 // tell wakes the writer where it has something to wake for.
 func (q *queue) tell() {
 	if n := len(q.waiting); n > 0 {
 		notify(q.filled)
+		if q.awaited > 0 {
+			notify(q.urgent)
+		}
 		if n >= enoughOperations {
 			notify(q.enough)
 		}
@@ -46,8 +58,12 @@ func (q *queue) take(group []*operation, most int) []*operation {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	drain(q.filled)
+	drain(q.urgent)
 	drain(q.enough)
 	n := min(most, len(q.waiting))
+	for _, op := range q.waiting[:n] {
+		q.count(op, -1)
+	}
 	group = append(group, q.waiting[:n]...)
 	rest := copy(q.waiting, q.waiting[n:])
 	clear(q.waiting[rest:])

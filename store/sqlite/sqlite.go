@@ -25,8 +25,8 @@ import (
 	"golang.org/x/sync/semaphore"
 	_ "modernc.org/sqlite" // the driver
 
+	"github.com/connexease/caddy-whatsapp-gateway/deadline"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
-	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
 //go:embed migrations/*.sql
@@ -56,7 +56,10 @@ type Store struct {
 	reading *sql.DB
 	lock    *lock // nil where not exclusive
 	claims  claims
-	reads   reads
+	// admitTimes are how long admissions may take.
+	admitTimes *deadline.Shared
+	settlings  sync.Pool
+	reads      reads
 	// receiving bounds the events and statuses that wait for one commit, so that
 	// a flood of webhooks leaves room for sends between its commits.
 	receiving *semaphore.Weighted
@@ -74,7 +77,7 @@ func Open(ctx context.Context, path string, o Options) (_ *Store, err error) {
 	if err := createPrivately(path); err != nil {
 		return nil, err
 	}
-	s := &Store{claims: newClaims(), receiving: semaphore.NewWeighted(outboxGroup)}
+	s := &Store{claims: newClaims(), admitTimes: deadline.New(store.AdmitTimeout), receiving: semaphore.NewWeighted(outboxGroup)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("opening %s: %w", path, err), s.closeDatabases())
@@ -85,10 +88,11 @@ func Open(ctx context.Context, path string, o Options) (_ *Store, err error) {
 			return nil, err
 		}
 	}
-	// The cache takes what a large commit changes (in KiB, where negative), and the
-	// write-ahead log is cut back after a reader has kept it growing (in bytes).
+	// The cache takes what a large commit changes (in KiB, where negative). The write-ahead
+	// log is copied into the database when it has so many pages, most of them time and again
+	// where many accounts send, and is cut back after a reader has kept it growing (in bytes).
 	s.writing, err = sql.Open("sqlite", dataSource(path,
-		"journal_mode(wal)", "synchronous(full)", "foreign_keys(on)", "cache_size(-65536)", "journal_size_limit(67108864)"))
+		"journal_mode(wal)", "synchronous(full)", "foreign_keys(on)", "cache_size(-65536)", "wal_autocheckpoint(4000)", "journal_size_limit(67108864)"))
 	if err != nil {
 		return nil, err
 	}
@@ -116,9 +120,9 @@ func newWriter(ctx context.Context, db *sql.DB, o Options) (_ *writer, err error
 	epoch = epoch.Add(-time.Duration(epoch.Nanosecond()) % time.Microsecond) // to the whole microsecond
 	w := &writer{
 		clock: o.Clock, epoch: epoch,
-		queue: newQueue(), closing: make(chan struct{}), closed: make(chan struct{}),
-		wallets: make(map[tenant.AccountID]*wallet), earlyFees: make(map[string]earlyFee),
-		tail: newTail(), messages: messageIndex{batch: indexBatch}, lost: true,
+		queue: newQueue(), timer: time.NewTimer(0), closing: make(chan struct{}), closed: make(chan struct{}),
+		earlyFees: make(map[string]earlyFee),
+		tail:      newTail(), messages: messageIndex{batch: indexBatch}, lost: true,
 	}
 	if w.conn, err = db.Conn(ctx); err != nil {
 		return nil, err
@@ -281,5 +285,8 @@ func migrate(ctx context.Context, conn *sql.Conn) (err error) {
 	return err
 }
 
-// Interface guard
-var _ store.Store = (*Store)(nil)
+// Interface guards
+var (
+	_ store.Store   = (*Store)(nil)
+	_ store.Settler = (*Store)(nil)
+)

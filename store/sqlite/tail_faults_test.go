@@ -231,7 +231,7 @@ func TestADatabaseWithoutATailGoesOn(t *testing.T) {
 	}
 	s := open(t, path, time.Now)
 	inWriter(t, s, func(w *writer) error {
-		if n := w.windows["app_1"].Minute.Total; n != 2 {
+		if n := w.windows.get("app_1").Minute.Total; n != 2 {
 			t.Errorf("%d sends are in the window", n)
 		}
 		return nil

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"time"
+	"unique"
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
@@ -31,9 +33,14 @@ func (w *writer) begin() (changed bool, err error) {
 // refresh reads anew what is in memory, and tells caches to do the same, if
 // another connection has written since the last look.
 func (w *writer) refresh() (changed bool, err error) {
+	began := time.Now()
 	version, err := w.commands.dataVersion.number()
-	if err != nil || version == w.dataVersion && !w.lost {
+	if err != nil {
 		return false, err
+	}
+	if version == w.dataVersion && !w.lost {
+		w.watched.Store(&began)
+		return false, nil
 	}
 	if !w.open { // what is read here belongs together
 		if _, err := w.conn.ExecContext(context.Background(), "BEGIN"); err != nil {
@@ -50,6 +57,7 @@ func (w *writer) refresh() (changed bool, err error) {
 	if version != w.dataVersion {
 		w.generation.Add(1)
 	}
+	w.watched.Store(&began)
 	w.forget()
 	w.dataVersion = version
 	if w.seq, err = w.commands.lastSeq.number(); err != nil {
@@ -66,7 +74,7 @@ func (w *writer) refresh() (changed bool, err error) {
 // forget drops the money in memory.
 func (w *writer) forget() {
 	w.lost = true
-	clear(w.wallets)
+	w.wallets.clear()
 	w.tail.forget()
 }
 
@@ -134,7 +142,7 @@ func (w *writer) endTransaction() {
 // wallet returns an account's money, from memory if it is there. Those of which
 // there is something in the tail always are.
 func (w *writer) wallet(account tenant.AccountID) (*wallet, error) {
-	if wl, ok := w.wallets[account]; ok {
+	if wl := w.wallets.get(account); wl != nil {
 		return wl, nil
 	}
 	wl := &wallet{account: account}
@@ -145,9 +153,11 @@ func (w *writer) wallet(account tenant.AccountID) (*wallet, error) {
 	if err != nil {
 		return nil, err
 	}
+	wl.currency = unique.Make(wl.currency).Value() // one text for all of them
 	wl.entered = balance(wl.Balance)
-	w.wallets[account] = wl
-	return wl, nil
+	kept := w.wallets.add(account)
+	*kept = *wl
+	return kept, nil
 }
 
 // touch has a wallet's row written at the end of the transaction under way.

@@ -28,6 +28,43 @@ func (s *Store) settle(ctx context.Context, id store.HoldID, outcome store.Outco
 	}})
 }
 
+// settling is a settlement that nobody waits for. It is used again once its end is told.
+type settling struct {
+	operation
+	hold      store.HoldID
+	outcome   store.Outcome
+	messageID string
+	tell      func(error)
+}
+
+func (s *Store) newSettling() *settling {
+	if op, ok := s.settlings.Get().(*settling); ok {
+		return op
+	}
+	op := new(settling)
+	op.apply = func(w *writer) error {
+		_, err := w.settle(op.hold, op.outcome, op.messageID)
+		return err
+	}
+	op.after = func(err error) {
+		tell := op.tell
+		op.reset()
+		op.hold, op.messageID, op.tell = "", "", nil
+		s.settlings.Put(op)
+		tell(err)
+	}
+	return op
+}
+
+// SettleHold implements [store.Settler].
+func (s *Store) SettleHold(id store.HoldID, outcome store.Outcome, messageID string, done func(error)) {
+	op := s.newSettling()
+	op.hold, op.outcome, op.messageID, op.tell = id, outcome, messageID, done
+	if !s.writer.queue.add(&op.operation) {
+		op.after(store.ErrClosed)
+	}
+}
+
 // settle ends a hold. Not fresh means that it had this outcome before.
 func (w *writer) settle(id store.HoldID, outcome store.Outcome, messageID string) (fresh bool, err error) {
 	if len(id) != store.HoldIDLength {

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"maps"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -29,6 +28,8 @@ const (
 	// nothing.
 	commitInterval = 250 * time.Microsecond
 	busyGroup      = 3
+	// unawaitedInterval is how long operations that nobody waits for wait for company.
+	unawaitedInterval = time.Millisecond
 	// maxGroup bounds the operations of one commit, so that none waits long for
 	// those behind it.
 	maxGroup = 512
@@ -48,9 +49,11 @@ type writer struct {
 	epoch      time.Time // zero of the windows' time
 
 	queue      queue
+	timer      *time.Timer
 	closing    chan struct{}
 	closed     chan struct{}
 	generation atomic.Uint64
+	watched    atomic.Pointer[time.Time] // see Store.Watched
 
 	committedAt time.Time // when the last commit was begun
 	busy        bool      // and whether it was of many operations
@@ -59,8 +62,8 @@ type writer struct {
 	seq         int64     // of the last entry of the ledger
 	tail        tail
 	messages    messageIndex
-	windows     map[tenant.AppID]*window.Windows
-	wallets     map[tenant.AccountID]*wallet
+	windows     *crowd[tenant.AppID, window.Windows] // nil for a command
+	wallets     crowd[tenant.AccountID, wallet]
 	earlyFees   map[string]earlyFee // by message id
 
 	// The transaction under way.
@@ -127,7 +130,15 @@ type operation struct {
 	wrote bool         // it needs the transaction under way to be committed
 	made  store.HoldID // the hold that it has made, if any
 	err   error
+	// One of them tells of its end: it gets something for the caller who waits, or is called.
 	done  chan struct{}
+	after func(error)
+}
+
+// reset makes an operation that is finished a new one.
+func (op *operation) reset() {
+	op.state.Store(waiting)
+	op.wrote, op.made, op.err = false, "", nil
 }
 
 // The states of an operation. Whoever swaps in the later one decides.
@@ -145,22 +156,32 @@ func refusal(err error) bool {
 
 // do has the writer run op and waits for it to be durable, or for the context.
 func (w *writer) do(ctx context.Context, op *operation) error {
+	op.done = make(chan struct{}, 1)
+	_, err := w.within(ctx, context.Background(), op)
+	return err
+}
+
+// within has the writer run op and waits for it to be durable, or for one of two contexts. It
+// tells whether the operation is finished: else it is the writer's for as long as that likes.
+func (w *writer) within(ctx, limit context.Context, op *operation) (finally bool, err error) {
 	if err := ctx.Err(); err != nil {
-		return err
+		return true, err
 	}
-	op.done = make(chan struct{})
 	if !w.queue.add(op) {
-		return store.ErrClosed
+		return true, store.ErrClosed
 	}
 	select {
 	case <-op.done:
+		return true, op.err
 	case <-ctx.Done():
-		if op.state.Swap(forsaken) != finished {
-			return ctx.Err()
-		}
-		<-op.done
+	case <-limit.Done():
+		ctx = limit
 	}
-	return op.err
+	if op.state.Swap(forsaken) != finished {
+		return false, ctx.Err()
+	}
+	<-op.done
+	return true, op.err
 }
 
 // run is the writer's goroutine.
@@ -203,20 +224,34 @@ func (w *writer) run() {
 	}
 }
 
-// pace waits for the time of the next commit, for operations enough to have it
-// earlier, or for the end.
+// pace waits for the time of the next commit: where nobody waits for the operations that there
+// are, for one that somebody waits for, and then, while many come at a time, for some more.
 func (w *writer) pace() {
-	wait := commitInterval - time.Since(w.committedAt)
-	if !w.busy || wait <= 0 {
-		return
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
 	select {
-	case <-timer.C:
+	case <-w.queue.urgent:
+	default:
+		if !w.delay(unawaitedInterval, w.queue.urgent) {
+			return
+		}
+	}
+	if wait := commitInterval - time.Since(w.committedAt); w.busy && wait > 0 {
+		w.delay(wait, nil)
+	}
+}
+
+// delay waits for some time, and no longer than until there is something in the channel, there
+// are operations enough, or the store is closed. It tells whether it was the channel.
+func (w *writer) delay(wait time.Duration, until <-chan struct{}) bool {
+	w.timer.Reset(wait)
+	defer w.timer.Stop()
+	select {
+	case <-until:
+		return true
+	case <-w.timer.C:
 	case <-w.queue.enough:
 	case <-w.closing:
 	}
+	return false
 }
 
 // group runs the operations that wait as one commit.
@@ -231,7 +266,7 @@ func (w *writer) group() {
 
 // alone runs a step of the writer's own as a commit of its own.
 func (w *writer) alone(step func() error) error {
-	op := &operation{done: make(chan struct{}), apply: func(w *writer) error {
+	op := &operation{done: make(chan struct{}, 1), apply: func(w *writer) error {
 		if _, err := w.begin(); err != nil {
 			return err
 		}
@@ -286,7 +321,11 @@ func (w *writer) finish() {
 		if !op.state.CompareAndSwap(taken, finished) && op.err == nil && op.made != "" {
 			w.unclaimed = append(w.unclaimed, op.made)
 		}
-		close(op.done)
+		if op.after != nil {
+			op.after(op.err)
+		} else {
+			op.done <- struct{}{}
+		}
 	}
 	clear(w.pending)
 	w.pending = w.pending[:0]
@@ -306,13 +345,11 @@ func (w *writer) admissionTime() time.Time {
 // sweep frees memory and disk of what is past.
 func (w *writer) sweep() {
 	now := w.now()
-	for app, ws := range w.windows {
-		if ws.Expire(now); ws.Minute.Total == 0 {
-			delete(w.windows, app)
-		}
+	if w.windows != nil {
+		w.windows.deleteFunc(func(ws *window.Windows) bool { ws.Expire(now); return ws.Minute.Total == 0 })
 	}
-	if len(w.wallets) > maxWallets {
-		maps.DeleteFunc(w.wallets, func(_ tenant.AccountID, wl *wallet) bool { return wl.Balance == store.Balance(wl.entered) })
+	if w.wallets.len() > maxWallets {
+		w.wallets.deleteFunc(func(wl *wallet) bool { return wl.Balance == store.Balance(wl.entered) })
 	}
 	w.forgetEarlyFees()
 	// What stays behind because this failed is swept the next time.

@@ -7,20 +7,27 @@ import (
 	"time"
 )
 
-// maxRuns bounds a window's memory: 16 bytes a run, 2 KiB a window.
-const maxRuns = 128
+const (
+	// maxRuns bounds a window's memory: 16 bytes a run, 2 KiB a window.
+	maxRuns = 128
+	// fewRuns are in the window itself. Most windows have no more, and where there are very
+	// many, each piece of memory of its own would cost the garbage collector.
+	fewRuns = 2
+)
 
 // Window counts the admissions of a sliding span. It keeps them in runs of
 // neighbours, each known by its newest member and gone when that one is out of
 // the span, so it never counts too few, whatever the arrivals. A run holds at
 // most limit/(maxRuns-1) members, rounded up, so it counts at most that many
 // minus one too many: none at all for limits under maxRuns, under 1 % of any
-// limit, and under 2 % where runs had to be merged. Merging by number and not by time is what keeps the error small
-// for bursts as for steady traffic. The zero value is empty.
+// limit, and under 2 % where runs had to be merged. Merging by number and not by time is
+// what keeps the error small for bursts as for steady traffic. The zero value is empty. It
+// must not be copied.
 type Window struct {
 	// Total is how many it counts.
 	Total int
-	runs  []run // oldest first
+	runs  []run // oldest first; in first while there are few
+	first [fewRuns]run
 }
 
 // run is admissions that followed one another.
@@ -37,7 +44,11 @@ func (w *Window) Expire(now, span time.Duration) {
 		w.Total -= int(w.runs[i].n)
 		i++
 	}
-	if i > 0 {
+	switch {
+	case i == 0:
+	case i == len(w.runs): // whatever a burst has taken is given back
+		w.runs = w.first[:0]
+	default:
 		w.runs = append(w.runs[:0], w.runs[i:]...)
 	}
 }
@@ -49,7 +60,10 @@ func (w *Window) Add(now time.Duration, limit int) {
 		w.runs[last] = run{newest: now, n: w.runs[last].n + 1}
 		return
 	}
-	if len(w.runs) == maxRuns {
+	switch len(w.runs) {
+	case 0:
+		w.runs = w.first[:0]
+	case maxRuns:
 		w.merge()
 	}
 	w.runs = append(w.runs, run{newest: now, n: 1})
@@ -84,7 +98,7 @@ func (w *Window) Undo() {
 // runLength is how many members a run may have under limit.
 func runLength(limit int) int { return max(1, (limit+maxRuns-2)/(maxRuns-1)) }
 
-// Windows are the two windows of an app. The zero value is empty.
+// Windows are the two windows of an app. The zero value is empty. They must not be copied.
 type Windows struct{ Second, Minute Window }
 
 // Expire forgets what is out of the windows ending at now.

@@ -1,4 +1,4 @@
-package gateway
+package deadline
 
 import (
 	"context"
@@ -11,11 +11,11 @@ import (
 func TestADeadlineIsNeitherLateNorMuchTooEarly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const after = 3200 * time.Millisecond
-		d := newDeadlines(after)
+		d := New(after)
 		var waiting sync.WaitGroup
 		for range 100 {
-			asked, ctx := time.Now(), d.next()
-			if again := d.next(); again != ctx {
+			asked, ctx := time.Now(), d.Next()
+			if again := d.Next(); again != ctx {
 				t.Fatal("two at the same time are not one")
 			}
 			waiting.Go(func() {
