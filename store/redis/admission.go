@@ -15,7 +15,13 @@ import (
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
-var admitScript = newScript(header, "scripts/ledger.lua", "scripts/windows.lua", "scripts/admit.lua", "scripts/together.lua", "scripts/money.lua", "scripts/admit_else.lua")
+// admitScript and settleScript are one script, which does all that a send needs. Only the second also runs where Redis's
+// memory is full, and so what a run with a request to admit was refused for that reason is done by it.
+var (
+	admitScript  = newScript(header, sendFiles...)
+	settleScript = newScript(headerAlways, sendFiles...)
+	sendFiles    = []string{"scripts/records.lua", "scripts/windows.lua", "scripts/send.lua", "scripts/money.lua", "scripts/send_else.lua"}
+)
 
 // modes are how the script knows the modes.
 var modes = map[store.Mode]byte{store.Check: 0, store.Count: 1, store.Hold: 2}
@@ -137,9 +143,8 @@ type decision struct {
 // decide runs the script in one place, for the windows, the money or both.
 func (s *Store) decide(ctx context.Context, p place, mode store.Mode, windows, money bool, a store.Admission) (decision, error) {
 	q := make(packed, 0, 160)
-	q = append(q, modes[mode], flag(windows), flag(money))
-	q = q.text(string(a.App)).text(string(a.Account)).decimal(int64(a.Fee)).text(string(a.HoldID))
-	q = q.number(a.Limits.PerSecond).number(a.Limits.PerMinute)
+	q = append(q, modes[mode], flag(windows), flag(money)).number(a.Limits.PerSecond).number(a.Limits.PerMinute)
+	q = q.text(string(a.Account)).text(string(a.App)).decimal(int64(a.Fee)).text(string(a.HoldID))
 	reply, err := s.send(ctx, admitScript, p, q)
 	if err != nil {
 		return decision{}, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -194,8 +195,8 @@ func (b *books) settled(st *standing, id store.HoldID, fees map[store.HoldID]pri
 // agrees compares what the ledger tells of the holds with what their records say.
 func (b *books) agrees(st standing) {
 	b.t.Helper()
-	base := b.base(placeOf(b.account))
-	open, err := b.client.ZRange(b.t.Context(), base+"open", 0, -1).Result()
+	open, err := b.client.HKeys(b.t.Context(), b.base(placeOf(b.account))+"open").Result()
+	open = slices.DeleteFunc(open, func(id string) bool { return id == "" })
 	noError(b.t, err)
 	want := make([]string, 0, len(st.Open))
 	for id := range st.Open {
@@ -207,9 +208,6 @@ func (b *books) agrees(st standing) {
 		b.t.Errorf("%d holds are in the list of those that are open, %d in the ledger", len(open), len(want))
 	}
 	states := make(map[store.HoldID]string)
-	for id := range st.Open {
-		states[id] = "open"
-	}
 	for id := range st.Captured {
 		states[id] = "capture"
 	}
@@ -219,24 +217,53 @@ func (b *books) agrees(st standing) {
 	pipe := b.client.Pipeline()
 	got := make(map[store.HoldID]*goredis.StringCmd)
 	for id := range states {
-		got[id] = pipe.HGet(b.t.Context(), base+"hold:"+string(id), "state")
+		got[id] = pipe.HGet(b.t.Context(), b.settledOf(id), string(id))
 	}
 	_, _ = pipe.Exec(b.t.Context()) // its error is the first of the commands'
 	for id, state := range states {
-		if got[id].Err() != nil || got[id].Val() != state {
-			b.t.Errorf("the state of a hold is %q (%v), in the ledger %q", got[id].Val(), got[id].Err(), state)
+		if got[id].Err() != nil || stateIn(got[id].Val()) != state {
+			b.t.Errorf("the state of a hold is %q (%v), in the ledger %q", stateIn(got[id].Val()), got[id].Err(), state)
 		}
 	}
 }
 
-// state is what the record of a hold says.
+// settledOf is the key that a hold is under once it is settled.
+func (b *books) settledOf(id store.HoldID) string {
+	return b.base(placeOf(b.account)) + "settled:" + string(id[5:10])
+}
+
+// messagesOf is the key that the message of a hold is under.
+func (b *books) messagesOf(id store.HoldID) string {
+	period, err := strconv.ParseInt(string(id[5:9]), 32, 64)
+	noError(b.t, err)
+	return fmt.Sprintf("%smessages:%d", b.base(placeOf(b.account)), period)
+}
+
+// stateIn is what the record of a settled hold says.
+func stateIn(record string) string {
+	if record == "" {
+		return ""
+	}
+	return map[byte]string{'c': "capture", 'r': "release", 'a': "release", 'f': "forsaken"}[record[0]]
+}
+
+// state is what the records say of a hold.
 func (b *books) state(id store.HoldID) string {
 	b.t.Helper()
-	state, err := b.client.HGet(b.t.Context(), b.base(placeOf(b.account))+"hold:"+string(id), "state").Result()
+	ctx := b.t.Context()
+	record, err := b.client.HGet(ctx, b.settledOf(id), string(id)).Result()
 	if err != nil && !errors.Is(err, goredis.Nil) {
 		b.t.Fatal(err)
 	}
-	return state
+	if record != "" {
+		return stateIn(record)
+	}
+	open, err := b.client.HExists(ctx, b.base(placeOf(b.account))+"open", string(id)).Result()
+	noError(b.t, err)
+	if open {
+		return "open"
+	}
+	return ""
 }
 
 // contents is everything that lies under a prefix, as DUMP shows it, by key.

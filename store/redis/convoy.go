@@ -17,7 +17,7 @@ type convoy struct {
 	commands []goredis.Cmder
 }
 
-// group is those jobs of a convoy that are one run of a script: the same one, in the same place. What
+// group is those jobs of a convoy that are one run of a script, in the same place. What
 // it reads and writes for all of them, it reads and writes once.
 type group struct {
 	jobs []*job
@@ -59,9 +59,9 @@ func (b *convoy) join(j *job) {
 	g.jobs = append(g.jobs, j)
 }
 
-// joins tells whether two jobs can be one run of a script.
+// joins tells whether two jobs can be one run of a script: what admits, settles, too.
 func (j *job) joins(other *job) bool {
-	return j.script == other.script && j.args[argBase] == other.args[argBase] && j.args[argNow] == other.args[argNow]
+	return j.args[argBase] == other.args[argBase] && j.args[argNow] == other.args[argNow]
 }
 
 // asCommand is what a group is sent as.
@@ -73,6 +73,9 @@ func (g *group) asCommand() goredis.Cmder {
 	g.args = append(g.args, first.args[:argPayload]...)
 	for _, j := range g.jobs {
 		g.args = append(g.args, j)
+		if j.script == admitScript {
+			g.args[argSHA] = admitScript.boxed
+		}
 	}
 	g.command = goredis.NewStringSliceCmd(context.Background(), g.args...)
 	return g.command
@@ -96,7 +99,8 @@ func (g *group) share(again func(*job)) {
 		if j.err = err; err == nil {
 			j.command.SetVal(replies[i])
 		}
-		if noScript(err) || err == nil && replies[i] == "" {
+		// A full memory refuses what admits, and whatever came with it.
+		if noScript(err) || err == nil && replies[i] == "" || j.script == settleScript && hasCode(err, noRoom) {
 			again(j)
 		}
 	}

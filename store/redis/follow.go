@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,8 +21,8 @@ import (
 )
 
 var (
-	followScript   = newScript(header, "scripts/money.lua", "scripts/follow.lua")
-	reportedScript = newScript(headerAlways, "scripts/money.lua", "scripts/reported.lua")
+	followScript   = newScript(header, "scripts/records.lua", "scripts/money.lua", "scripts/follow.lua")
+	reportedScript = newScript(headerAlways, "scripts/records.lua", "scripts/reported.lua")
 )
 
 // Follow implements [store.Follower].
@@ -134,7 +135,7 @@ func (s *Store) unreported(ctx context.Context, most int) (report store.Report, 
 	for i, account := range accounts {
 		until, entries, err := from[wallets[i]], []store.ReportedEntry(nil), cmp.Or(last[i].err, pages[i].err)
 		if err == nil {
-			until, entries, err = reportedEntries(account, until, pages[i].value)
+			until, entries, err = reportedEntries(account, until, pages[i].value, int(each))
 		}
 		if err != nil {
 			s.log().Error("the ledger of an account cannot be reported", zap.String("account_id", string(account)), zap.Error(err))
@@ -190,18 +191,35 @@ func either[T any](result func() (T, error)) func() (answerOf[T], error) {
 	}
 }
 
-// reportedEntries are those of a page of an account's ledger that are reported, and the last
-// one of the page.
-func reportedEntries(account tenant.AccountID, last string, page []goredis.XMessage) (string, []store.ReportedEntry, error) {
+// reportedEntries are those behind the last one that are reported, up to so many of a page of an account's ledger, and the
+// id in the stream of the last one that was looked at.
+func reportedEntries(account tenant.AccountID, last string, page []goredis.XMessage, most int) (string, []store.ReportedEntry, error) {
 	var entries []store.ReportedEntry
+	from, err := streamTime(last)
+	if err != nil {
+		return "", nil, err
+	}
 	for _, message := range page {
-		e, err := parseEntry(message, placeOf(account))
+		items, err := parseEntries(message, placeOf(account))
 		if err != nil {
 			return "", nil, err
 		}
-		last = message.ID
-		if e.Kind != store.KindHold && e.Kind != store.KindRelease {
-			entries = append(entries, store.ReportedEntry{Account: account, Entry: e})
+		until, err := streamTime(message.ID)
+		if err != nil {
+			return "", nil, err
+		}
+		for i, e := range items {
+			at := until - int64(len(items)-1-i)
+			if at <= from {
+				continue
+			}
+			if len(entries) == most {
+				return last, entries, nil
+			}
+			last = strconv.FormatInt(at, 10) + "-0"
+			if e.Kind != store.KindHold && e.Kind != store.KindRelease {
+				entries = append(entries, store.ReportedEntry{Account: account, Entry: e})
+			}
 		}
 	}
 	return last, entries, nil

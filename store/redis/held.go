@@ -67,7 +67,7 @@ func (h *held) drop(id store.HoldID) {
 	delete(h.holds, id)
 }
 
-var forsakeScript = newScript(headerAlways, "scripts/money.lua", "scripts/forsake.lua")
+var forsakeScript = newScript(headerAlways, "scripts/records.lua", "scripts/money.lua", "scripts/forsake.lua")
 
 // maxForsaken is how many holds one script gives back.
 const maxForsaken = 200

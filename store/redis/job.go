@@ -93,7 +93,33 @@ func (q packed) number(n int) packed {
 	return append(q, b[1:]...)
 }
 
-// number reads what a script has packed in seven bytes.
+// unpacker takes from the front of what a script has packed.
+type unpacker struct {
+	rest  string
+	short bool // there was less than was asked for
+}
+
+func (u *unpacker) take(n uint64) (taken string) {
+	if n > uint64(len(u.rest)) {
+		u.rest, u.short = "", true
+		return ""
+	}
+	taken, u.rest = u.rest[:n], u.rest[n:]
+	return taken
+}
+
+// byte takes one byte; 0 where there is none.
+func (u *unpacker) byte() byte {
+	if b := u.take(1); b != "" {
+		return b[0]
+	}
+	return 0
+}
+
+// text takes a text, behind its length.
+func (u *unpacker) text() string { return u.take(uint64(number(u.take(4)))) }
+
+// number reads what a script has packed in up to seven bytes.
 func number(b string) (n int) {
 	for i := range len(b) {
 		n = n<<8 | int(b[i])

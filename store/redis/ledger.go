@@ -2,7 +2,6 @@ package redis
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"strconv"
@@ -16,11 +15,11 @@ import (
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
-// ledgerPage is how many entries are read at a time.
-const ledgerPage = 500
+// ledgerPage is how many entries of the stream are read at a time.
+const ledgerPage = 200
 
 // Ledger implements [store.Store]. An account's ledger is a stream, whose ids are
-// the times in microseconds.
+// the times in microseconds; see [parseEntries].
 func (s *Store) Ledger(ctx context.Context, account tenant.AccountID, since time.Time) iter.Seq2[store.Entry, error] {
 	return func(yield func(store.Entry, error) bool) {
 		if _, err := s.Balance(ctx, account); err != nil {
@@ -38,12 +37,15 @@ func (s *Store) Ledger(ctx context.Context, account tenant.AccountID, since time
 				return
 			}
 			for _, message := range page {
-				e, err := parseEntry(message, placeOf(account))
-				if err == nil && e.At.Before(since) {
-					continue
-				}
-				if !yield(e, err) || err != nil {
+				entries, err := parseEntries(message, placeOf(account))
+				if err != nil {
+					yield(store.Entry{}, err)
 					return
+				}
+				for _, e := range entries {
+					if !e.At.Before(since) && !yield(e, nil) {
+						return
+					}
 				}
 			}
 			if len(page) < ledgerPage {
@@ -67,36 +69,82 @@ func (s *Store) ledgerPage(ctx context.Context, account tenant.AccountID, from s
 // which every reader of JSON keeps as they are, until 2034.
 const firstEntry = 1_767_225_600_000_000
 
-// parseEntry reads an entry of a stream. Its number is the time and the place, so
-// that numbers grow over all accounts and none is there twice.
-func parseEntry(m goredis.XMessage, p place) (store.Entry, error) {
-	field := func(name string) string {
-		text, _ := m.Values[name].(string)
-		return text
-	}
-	digits, _, _ := strings.Cut(m.ID, "-")
+// letters are the kinds in the scripts.
+var letters = map[byte]store.Kind{
+	'h': store.KindHold, 'c': store.KindCapture, 'r': store.KindRelease, 'd': store.KindCredit, 't': store.KindTemplateFee,
+}
+
+// streamTime is the time in an id of the stream.
+func streamTime(id string) (int64, error) {
+	digits, _, _ := strings.Cut(id, "-")
 	at, err := strconv.ParseInt(digits, 10, 64)
-	amount, err2 := strconv.ParseInt(field("a"), 10, 64)
-	balance, err3 := strconv.ParseInt(field("b"), 10, 64)
-	if err := errors.Join(err, err2, err3); err != nil {
-		return store.Entry{}, fmt.Errorf("%w: the ledger's entry %s", store.ErrCorrupt, m.ID)
+	if err != nil {
+		return 0, fmt.Errorf("%w: an id in a ledger's stream", store.ErrCorrupt)
 	}
-	e := store.Entry{
-		Seq: (at-firstEntry)*places + int64(p), Kind: store.Kind(field("k")), ID: field("o"),
-		Amount: pricing.Micros(amount), Balance: pricing.Micros(balance),
-		MessageID: field("m"), AppID: tenant.AppID(field("p")),
+	return at, nil
+}
+
+// parseEntries reads an entry of the stream, which is several of the ledger where one run of a script has made several.
+// Its id is the time of the last of them, and each of the others was a microsecond before the next. b is what was
+// available before the first. Of each there is in e the letter of its kind, and then app, amount, what it is about (a hold or
+// an operation) and message, each behind its length. A number in the ledger is made of time and place, so
+// that numbers grow over all accounts and none is there twice.
+func parseEntries(m goredis.XMessage, p place) ([]store.Entry, error) {
+	corrupt := func(what string) ([]store.Entry, error) {
+		return nil, fmt.Errorf("%w: the ledger's entry %s: %s", store.ErrCorrupt, m.ID, what)
 	}
-	switch e.Kind {
-	case store.KindHold, store.KindCapture, store.KindRelease:
-		e.ID = store.HoldID(e.ID).EntryID(e.Kind)
-	case store.KindTemplateFee:
-		e.ID = store.TemplateFeeID(e.MessageID)
+	at, err := streamTime(m.ID)
+	if err != nil {
+		return nil, err
 	}
-	if set := field("t"); set != "" { // by the clock of a test
-		if at, err = strconv.ParseInt(set, 10, 64); err != nil {
-			return store.Entry{}, err
+	balance, err := strconv.ParseInt(fieldOf(m, "b"), 10, 64)
+	if err != nil {
+		return corrupt("no balance")
+	}
+	set := int64(-1) // by the clock of a test
+	if text := fieldOf(m, "t"); text != "" {
+		if set, err = strconv.ParseInt(text, 10, 64); err != nil {
+			return corrupt("no time")
 		}
 	}
-	e.At = time.UnixMicro(at).UTC()
-	return e, nil
+	var entries []store.Entry
+	for r := (unpacker{rest: fieldOf(m, "e")}); r.rest != ""; {
+		e := store.Entry{Kind: letters[r.byte()], AppID: tenant.AppID(r.text())}
+		amount, err := strconv.ParseInt(r.text(), 10, 64)
+		e.ID, e.MessageID, e.Amount = r.text(), r.text(), pricing.Micros(amount)
+		if r.short || err != nil || e.Kind == "" {
+			return corrupt("it cannot be parsed")
+		}
+		entries = append(entries, e)
+	}
+	if len(entries) == 0 {
+		return corrupt("it is empty")
+	}
+	at -= int64(len(entries))
+	for i := range entries {
+		e := &entries[i]
+		at++
+		switch e.Kind {
+		case store.KindHold, store.KindTemplateFee:
+			balance -= int64(e.Amount)
+		case store.KindRelease, store.KindCredit:
+			balance += int64(e.Amount)
+		}
+		switch e.Kind {
+		case store.KindHold, store.KindCapture, store.KindRelease:
+			e.ID = store.HoldID(e.ID).EntryID(e.Kind)
+		case store.KindTemplateFee:
+			e.ID = store.TemplateFeeID(e.MessageID)
+		}
+		e.Seq, e.Balance, e.At = (at-firstEntry)*places+int64(p), pricing.Micros(balance), time.UnixMicro(at).UTC()
+		if set >= 0 {
+			e.At = time.UnixMicro(set).UTC()
+		}
+	}
+	return entries, nil
+}
+
+func fieldOf(m goredis.XMessage, name string) string {
+	text, _ := m.Values[name].(string)
+	return text
 }

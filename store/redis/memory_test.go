@@ -75,7 +75,7 @@ func TestMemory(t *testing.T) {
 			// Meta's ids are about that long.
 			noError(t, s.Capture(t.Context(), id, fmt.Sprintf("wamid.HBgLMTY1MDM4Nzk0MzkVAgARGBI%027d", i)))
 		}
-		hold, message := bytesUnder(t, server, base+"hold:*"), bytesUnder(t, server, base+"message:*")
+		hold, message := bytesUnder(t, server, base+"settled:*"), bytesUnder(t, server, base+"messages:*")
 		ledger := bytesUnder(t, server, base+"ledger:"+string(b.account))
 		t.Logf("a message, captured: hold %d bytes, message %d bytes (both for 38 days), ledger %d bytes (for ever)",
 			hold/messages, message/messages, ledger/messages)

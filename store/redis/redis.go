@@ -6,7 +6,7 @@
 // atomic is one script in one place, under Redis's clock, and every step can be
 // repeated: it is known by the id of its operation. go-redis repeats no single command by
 // itself here, because a script whose answer is lost may have run; what goes in a
-// pipeline, which a Cluster's client may send again, can be repeated. The two scripts of
+// pipeline, which a Cluster's client may send again, can be repeated. The two runs of the script of
 // a send share round trips with those of others: see lane.
 //
 // Whatever is not money has a lifetime. Keys are described in docs/redis.md.
@@ -264,9 +264,12 @@ func (e awayError) Unwrap() error { return e.cause }
 // until is the key of the time by when all round trips of a step have to be over.
 type until struct{}
 
+// maxStep is how long a step may take, however long a round trip may.
+const maxStep = store.AdmitTimeout
+
 // asOne has the round trips of a step take no longer than one together.
 func (s *Store) asOne(ctx context.Context) context.Context {
-	return context.WithValue(ctx, until{}, time.Now().Add(s.timeout))
+	return context.WithValue(ctx, until{}, time.Now().Add(min(s.timeout, maxStep)))
 }
 
 // deadline is when a round trip that begins now has to be over.

@@ -64,7 +64,7 @@ func TestAReadOnlyReplicaTakesNothing(t *testing.T) {
 	b := newBooks(t, o)
 	held := b.hold(b.Store)
 	eventually(t, "the replica has the hold", func() bool {
-		n, err := replica.Command("EXISTS", b.base(placeOf(b.account))+"hold:"+string(held))
+		n, err := replica.Command("HEXISTS", b.base(placeOf(b.account))+"open", string(held))
 		return err == nil && n == int64(1)
 	})
 	before := contents(t, master, o.KeyPrefix)

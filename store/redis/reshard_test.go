@@ -102,8 +102,8 @@ func TestAPlaceThatIsBeingMovedIsAway(t *testing.T) {
 		}
 	}
 	wantAway("before the first key")
-	m.keys(base + "hold:" + string(captured))
-	wantAway("with a hold gone ahead")
+	m.keys(base + "open")
+	wantAway("with the holds gone ahead")
 	m.keys(base+"wallet:"+string(b.account), base+"ledger:"+string(b.account), base+"unreported")
 	wantAway("with the wallet gone ahead")
 	m.end()

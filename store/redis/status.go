@@ -12,8 +12,8 @@ import (
 )
 
 var (
-	findScript     = newScript(headerAlways, "scripts/find.lua")
-	statusesScript = newScript(headerAlways, "scripts/money.lua", "scripts/statuses.lua")
+	findScript     = newScript(headerAlways, "scripts/records.lua", "scripts/money.lua", "scripts/find.lua")
+	statusesScript = newScript(headerAlways, "scripts/records.lua", "scripts/money.lua", "scripts/statuses.lua")
 )
 
 // feeResults are the script's.

@@ -19,12 +19,12 @@ func TestTheLedgerGoesOnWhereTheClockWasSetBack(t *testing.T) {
 	b := newBooks(t, testOptions(t, "single", "", server.URL()))
 	ledger := b.base(placeOf(b.account)) + "ledger:" + string(b.account)
 	ahead := time.Now().Add(time.Hour).UnixMicro()
-	command(t, server, "XADD", ledger, strconv.FormatInt(ahead, 10)+"-0", "k", "release", "o", "hold_1", "a", "0", "b", "0", "m", "", "p", "")
+	command(t, server, "XADD", ledger, strconv.FormatInt(ahead, 10)+"-0", "b", "0", "e", packedEntry('r', "", "0", "hold_1", ""))
 	captured, released := b.hold(b.Store), b.hold(b.Store)
 	noError(t, b.Capture(t.Context(), captured, messageOf(captured)))
 	noError(t, b.Release(t.Context(), released))
 	entries, _ := command(t, server, "XRANGE", ledger, strconv.FormatInt(ahead, 10), "+").([]any)
-	if len(entries) != 5 {
+	if len(entries) != 5 { // each a run of its own
 		t.Fatalf("there are %d entries from the newest on, want 5", len(entries))
 	}
 	for i, entry := range entries {

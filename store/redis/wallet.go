@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/connexease/caddy-whatsapp-gateway/pricing"
@@ -13,13 +14,15 @@ import (
 )
 
 var (
-	settleScript  = newScript(headerAlways, "scripts/ledger.lua", "scripts/settle.lua", "scripts/together.lua", "scripts/money.lua", "scripts/settle_else.lua")
-	inDoubtScript = newScript(headerAlways, "scripts/money.lua", "scripts/in_doubt.lua")
-	creditScript  = newScript(header, "scripts/money.lua", "scripts/credit.lua")
+	inDoubtScript = newScript(headerAlways, "scripts/records.lua", "scripts/money.lua", "scripts/in_doubt.lua")
+	creditScript  = newScript(header, "scripts/records.lua", "scripts/money.lua", "scripts/credit.lua")
 )
 
 // outcomes are how the scripts know outcomes.
 var outcomes = map[store.Outcome]string{store.Captured: "capture", store.Released: "release"}
+
+// settles are how the script of a send knows them.
+var settles = map[store.Outcome]byte{store.Captured: 3, store.Released: 4}
 
 // Capture implements [store.Store].
 func (s *Store) Capture(ctx context.Context, id store.HoldID, messageID string) error {
@@ -41,7 +44,7 @@ func (s *Store) settle(ctx context.Context, id store.HoldID, outcome store.Outco
 		p = placeOf(own.Account)
 	}
 	q := make(packed, 0, 256)
-	q = append(q, flag(outcome == store.Captured))
+	q = append(q, settles[outcome])
 	q = q.text(string(id)).text(messageID).text(string(own.Account)).text(string(own.App)).decimal(int64(own.Fee))
 	reply, err := s.send(ctx, settleScript, p, q)
 	if err == nil && reply == "unknown" && !known {
@@ -64,7 +67,7 @@ func (s *Store) settle(ctx context.Context, id store.HoldID, outcome store.Outco
 	return unexpected(reply)
 }
 
-// doubtGroup is how many holds one script settles.
+// doubtGroup is about how many open holds one script looks at.
 const doubtGroup = 200
 
 // errBroken means that records of open holds, or of their wallets, are not what they
@@ -73,11 +76,14 @@ var errBroken = errors.New("holds that cannot be settled because of what lies in
 
 // InDoubt implements [store.Store].
 func (s *Store) InDoubt(ctx context.Context, before time.Time, outcome store.Outcome) (int, error) {
-	total, in := 0, allPlaces()
-	broken := make(map[place]int64)
+	total, broken, in := 0, int64(0), allPlaces()
+	var cursors [places]string // where to go on
+	for p := range cursors {
+		cursors[p] = "0"
+	}
 	for len(in) > 0 {
 		replies, err := s.runIn(ctx, inDoubtScript, in, func(p place) []any {
-			return []any{before.UnixMicro(), outcomes[outcome], doubtGroup, broken[p]}
+			return []any{before.UnixMicro(), outcomes[outcome], doubtGroup, cursors[p]}
 		})
 		var more []place
 		for i, reply := range replies {
@@ -89,10 +95,9 @@ func (s *Store) InDoubt(ctx context.Context, before time.Time, outcome store.Out
 				return total, unexpected(reply)
 			}
 			settled, _ := f[0].(int64)
-			found, _ := f[1].(int64)
-			failed, _ := f[2].(int64)
-			broken[in[i]] += failed
-			if total += int(settled); found == doubtGroup {
+			failed, _ := f[1].(int64)
+			total, broken = total+int(settled), broken+failed
+			if cursors[in[i]], _ = f[2].(string); cursors[in[i]] != "0" {
 				more = append(more, in[i])
 			}
 		}
@@ -101,12 +106,8 @@ func (s *Store) InDoubt(ctx context.Context, before time.Time, outcome store.Out
 		}
 		in = more
 	}
-	sum := int64(0)
-	for _, n := range broken {
-		sum += n
-	}
-	if sum > 0 {
-		return total, fmt.Errorf("%d %w", sum, errBroken)
+	if broken > 0 {
+		return total, fmt.Errorf("%d %w", broken, errBroken)
 	}
 	return total, nil
 }
@@ -136,7 +137,7 @@ func (s *Store) Credit(ctx context.Context, account tenant.AccountID, amount pri
 	f, _ := reply.([]any)
 	switch {
 	case len(f) == 4 && f[0] == "credited":
-		return parseBalance(f[1:])
+		return parseBalance(texts(f[1:]))
 	case len(f) == 1 && f[0] == "no_account":
 		err = store.ErrNotFound
 	case len(f) == 1 && f[0] == "conflict":
@@ -155,7 +156,7 @@ func (s *Store) Credit(ctx context.Context, account tenant.AccountID, amount pri
 func (s *Store) Balance(ctx context.Context, account tenant.AccountID) (store.Balance, error) {
 	var f []any
 	err := s.try(ctx, func(ctx context.Context) (err error) {
-		f, err = s.client.HMGet(ctx, s.wallet(account), "currency", "available", "held", "captured").Result()
+		f, err = s.client.HMGet(ctx, s.wallet(account), "currency", "money").Result()
 		return err
 	})
 	if err != nil {
@@ -164,16 +165,25 @@ func (s *Store) Balance(ctx context.Context, account tenant.AccountID) (store.Ba
 	if f[0] == nil {
 		return store.Balance{}, store.ErrNotFound
 	}
-	return parseBalance(f[1:])
+	money, _ := f[1].(string)
+	return parseMoney(money)
+}
+
+// parseMoney reads the field of a wallet that has all of an account's money.
+func parseMoney(text string) (store.Balance, error) {
+	f := strings.Split(text, " ")
+	if len(f) != 5 {
+		return store.Balance{}, fmt.Errorf("%w: a wallet's money", store.ErrCorrupt)
+	}
+	return parseBalance(f[:3])
 }
 
 // parseBalance reads what is available, held and captured.
-func parseBalance(f []any) (b store.Balance, err error) {
+func parseBalance(f []string) (b store.Balance, err error) {
 	for i, amount := range []*pricing.Micros{&b.Available, &b.Held, &b.Captured} {
-		text, _ := f[i].(string)
-		n, parseErr := strconv.ParseInt(text, 10, 64)
+		n, parseErr := strconv.ParseInt(f[i], 10, 64)
 		if parseErr != nil {
-			return store.Balance{}, errors.New("a wallet's amount is no number")
+			return store.Balance{}, fmt.Errorf("%w: a wallet's amount is no number", store.ErrCorrupt)
 		}
 		*amount = pricing.Micros(n)
 	}

@@ -119,7 +119,7 @@ func (b balance) after(e store.Entry) balance {
 	return b
 }
 
-// operation is one step that a caller waits for.
+// operation is one step of somebody's, who mostly waits for it.
 type operation struct {
 	// apply does the work. It checks everything before it writes anything, so
 	// that a refusal leaves the group intact; any error of SQLite's fails the

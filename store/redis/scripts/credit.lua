@@ -12,7 +12,7 @@ if not before then
 		return { 'overflow' }
 	end
 	sound(account, '', '')
-	enter(w, 'credit', operation, amount, available, '', '')
+	enter(w, 'credit', operation, amount, '', '')
 	w.available, w.credited = available, credited
 	save(w)
 	redis.call('HSET', credits, operation, amount)

@@ -4,11 +4,11 @@ local found, holds = {}, tonumber(ARGV[2])
 for i = 3, #ARGV do
 	local f
 	if i - 2 <= holds then
-		f = redis.call('HMGET', base .. 'hold:' .. ARGV[i], 'account', 'app', 'state', 'again')
-		f = f[1] and { f[1], f[2], (f[3] == 'capture' or f[4]) and 1 or 0 }
+		local h = hold_of(ARGV[i])
+		f = h and { h.account, h.app, (h.state == 'c' or h.state == 'a') and 1 or 0 }
 	else
-		f = redis.call('HMGET', base .. 'message:' .. ARGV[i], 'account', 'app')
-		f = f[1] and { f[1], f[2], 1 }
+		local m = message_of(ARGV[i])
+		f = m and m.account ~= '' and { m.account, m.app, 1 }
 	end
 	found[i - 2] = f or {}
 end

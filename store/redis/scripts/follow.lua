@@ -24,7 +24,7 @@ if difference ~= '0' then
 		return 'overflow'
 	end
 	sound(account, '', '')
-	enter(w, 'credit', id, difference, available, '', '')
+	enter(w, 'credit', id, difference, '', '')
 	w.available, w.credited = available, credited
 	save(w)
 end

@@ -3,18 +3,17 @@
 -- Those that cannot be given back now, which has written nothing, are answered.
 local failed = {}
 for i = 2, #ARGV do
-	local key = base .. 'hold:' .. ARGV[i]
-	local state = redis.pcall('HGET', key, 'state')
-	if type(state) == 'table' then
-		failed[#failed + 1] = ARGV[i]
-	elseif not state then
-		redis.call('HSET', key, 'state', 'forsaken')
-		redis.call('EXPIRE', key, 3600)
-	elseif state == 'open' then
-		local ok, result = pcall(settle, ARGV[i], 'release', '')
-		if not ok or type(result) == 'table' then
-			failed[#failed + 1] = ARGV[i]
+	local id = ARGV[i]
+	local ok, result = pcall(function()
+		local h, forsaken = hold_of(id)
+		if not h and not forsaken then
+			put_settled(id, 'f')
+		elseif h and h.state == 'o' then
+			return settle(id, 'release', '')
 		end
+	end)
+	if not ok or type(result) == 'table' then
+		failed[#failed + 1] = id
 	end
 end
 return failed

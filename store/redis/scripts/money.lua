@@ -2,10 +2,6 @@
 -- every key that it writes to holds what it should (see sound), then writes: nothing
 -- can fail from there on, for Redis does not take back what a script has written.
 
--- LIFETIME is for how long settled holds and messages are remembered, in seconds: a message
--- can be delivered for 30 days and its status be repeated for 7.
-local LIFETIME = 38 * 24 * 3600
-
 -- split cuts a number of up to 19 digits in two that Lua can count with.
 local function split(s)
 	local sign = 1
@@ -55,15 +51,18 @@ end
 -- wallets are those that the script has read, by account.
 local wallets = {}
 
--- wallet returns an account's money, or nil.
+-- wallet returns an account's money, or false.
 local function wallet(account)
 	local w = wallets[account]
 	if w == nil then
-		local f = redis.call('HMGET', base .. 'wallet:' .. account, 'currency', 'available', 'held', 'captured', 'credited')
-		w = f[1] and {
-			account = account, currency = f[1], available = f[2] or '0', held = f[3] or '0', captured = f[4] or '0',
-			credited = f[5] or '0', seq = 0, -- of its newest entry that this script has written
-		}
+		local f = redis.call('HMGET', base .. 'wallet:' .. account, 'currency', 'money', 'credited')
+		if f[1] and f[2] then
+			w = { account = account, currency = f[1], credited = f[3] or '0' }
+			w.available, w.held, w.captured, w.seq, w.listed = string.match(f[2], MONEY)
+			w.seq = tonumber(w.seq)
+		else
+			w = false
+		end
 		wallets[account] = w
 	end
 	return w
@@ -74,21 +73,89 @@ local function must(account)
 	return wallet(account) or error('the wallet of a hold is missing')
 end
 
--- sound fails where one of the keys that a step writes to holds another type. The
--- hold and the message are those of the step, or nothing.
-local function sound(account, hold, message)
-	redis.call('XLEN', base .. 'ledger:' .. account)
-	redis.call('SCARD', base .. 'unreported')
-	redis.call('ZCARD', base .. 'open')
-	if hold ~= '' then
-		redis.call('HLEN', base .. 'hold:' .. hold)
+local function settled_of(id)
+	return base .. 'settled:' .. string.sub(id, 6, 10)
+end
+
+-- messages_of is where the messages of a hold are. One whose id tells of no time at which messages are
+-- looked for is taken to be of now.
+local function messages_of(id)
+	local period = tonumber(string.sub(id, 6, 9), 32)
+	if not period or period > newest_period + 1 or period <= newest_period - PERIODS then
+		period = newest_period
 	end
-	if message ~= '' then
-		redis.call('HLEN', base .. 'message:' .. message)
+	return base .. 'messages:' .. string.format('%d', period)
+end
+
+-- begin begins a hash that many share, unless it is there.
+local function begin(key, lifetime)
+	if redis.call('HEXISTS', key, '') == 0 then
+		redis.call('HSET', key, '', '1')
+		redis.call('EXPIRE', key, string.format('%d', lifetime))
+		return true
 	end
 end
 
-local entered = 0
+-- begin_messages begins one for messages. Those that are past are freed then, in the background: by themselves they
+-- would go a little later, and Redis would stand still.
+local function begin_messages(key)
+	if begin(key, LIFETIME + 4 * DAYS / 1e6) then
+		local past = { 'UNLINK' }
+		for i = 1, PERIODS do
+			past[i + 1] = base .. 'messages:' .. string.format('%d', newest_period + 1 - PERIODS - i)
+		end
+		redis.call(unpack(past))
+	end
+end
+
+local function put_settled(id, value)
+	begin(settled_of(id), LIFETIME + HOURS)
+	redis.call('HSET', settled_of(id), id, value)
+end
+
+local function put_message(key, message, record)
+	begin_messages(key)
+	redis.call('HSET', key, message, record)
+end
+
+-- message_of returns what is known of a message: its record, which may have no account, or no amount, and
+-- the key that it is under. The amount, of its template fee, may be under another one.
+local function message_of(message)
+	local record, at, charged
+	for period = newest_period + 1, newest_period - PERIODS + 1, -1 do
+		local key = base .. 'messages:' .. string.format('%d', period)
+		local value = redis.call('HGET', key, message)
+		if value then
+			local account, app, amount = struct.unpack(RECORD, value)
+			charged = charged or amount ~= ''
+			if not record or record.account == '' then
+				record, at = { account = account, app = app, amount = amount }, key
+			end
+			if charged and record.account ~= '' then
+				break
+			end
+		end
+	end
+	return record, at, charged
+end
+
+local function pack(account, app, amount)
+	return struct.pack(RECORD, #account, account, #app, app, #amount, amount)
+end
+
+-- sound fails where one of the keys that a step writes to holds another type. The
+-- hold is that of the step, or nothing, and so is the key of messages.
+local function sound(account, hold, messages)
+	redis.call('XLEN', base .. 'ledger:' .. account)
+	redis.call('SCARD', base .. 'unreported')
+	redis.call('HLEN', base .. 'open')
+	if hold ~= '' then
+		redis.call('HLEN', settled_of(hold))
+	end
+	if messages ~= '' then
+		redis.call('HLEN', messages)
+	end
+end
 
 -- last is the time of an account's newest entry, whether it is there yet or was trimmed.
 local function last(ledger)
@@ -100,33 +167,39 @@ local function last(ledger)
 	end
 end
 
--- enter writes an entry of the ledger. Its id in the stream is the time, or the
--- next microsecond that is free. (t is the time by the clock of a test.)
-local function enter(w, kind, id, amount, balance, message, app)
+-- KINDS are the letters of the ledger's entries.
+local KINDS = { hold = 'h', capture = 'c', release = 'r', credit = 'd', template_fee = 't' }
+
+-- enter writes an entry of the ledger, when what was available before is still in the wallet. Its id in the
+-- stream is the time, or the next microsecond that is free. (t is the time by the clock of a test.)
+local function enter(w, kind, id, amount, message, app)
 	local ledger = base .. 'ledger:' .. w.account
-	w.seq = math.max(w.seq + 1, real + entered)
-	entered = entered + 1
+	w.seq = math.max(w.seq + 1, free)
 	if redis.call('EXISTS', ledger) == 1 then
 		w.seq = math.max(w.seq, last(ledger) + 1)
 	end
+	free = w.seq + 1
+	local item = KINDS[kind] .. struct.pack('>I4c0I4c0I4c0I4c0', #app, app, #amount, amount, #id, id, #message, message)
 	if ARGV[1] == '' then
-		redis.call('XADD', ledger, digits(w.seq) .. '-0', 'k', kind, 'o', id, 'a', amount, 'b', balance, 'm', message, 'p', app)
+		redis.call('XADD', ledger, digits(w.seq) .. '-0', 'b', w.available, 'e', item)
 	else
-		redis.call('XADD', ledger, digits(w.seq) .. '-0', 'k', kind, 'o', id, 'a', amount, 'b', balance, 'm', message, 'p', app, 't', ARGV[1])
+		redis.call('XADD', ledger, digits(w.seq) .. '-0', 'b', w.available, 'e', item, 't', ARGV[1])
 	end
-	if kind ~= 'hold' and kind ~= 'release' then
+	if kind ~= 'hold' and kind ~= 'release' and w.listed ~= '1' then
 		redis.call('SADD', base .. 'unreported', w.account)
+		w.listed = '1'
 	end
 end
 
 local function save(w)
-	redis.call('HSET', base .. 'wallet:' .. w.account, 'available', w.available, 'held', w.held, 'captured', w.captured,
-		'credited', w.credited)
+	local money = table.concat({ w.available, w.held, w.captured, digits(w.seq), w.listed }, ' ')
+	redis.call('HSET', base .. 'wallet:' .. w.account, 'money', money, 'credited', w.credited)
 end
 
 -- charge charges a message's template fee, which was not charged before, at one of
--- these prices. It returns the fee's result.
-local function charge(w, app, message, prices)
+-- these prices. It returns the fee's result. The record is that of the message, if it has one, and key where it is
+-- or comes to be.
+local function charge(w, app, message, prices, record, key)
 	local price = prices[w.currency]
 	if not price then
 		return 'not_priced'
@@ -135,46 +208,66 @@ local function charge(w, app, message, prices)
 	if not available or not captured then
 		return 'not_priced'
 	end
-	sound(w.account, '', message)
-	enter(w, 'template_fee', '', price, available, message, app)
+	sound(w.account, '', key)
+	enter(w, 'template_fee', '', price, message, app)
 	w.available, w.captured = available, captured
 	save(w)
-	local key = base .. 'message:' .. message
-	redis.call('HSET', key, 'fee', price)
-	redis.call('HDEL', key, 'early')
-	redis.call('EXPIRE', key, LIFETIME)
+	put_message(key, message, pack(record and record.account or '', record and record.app or '', price))
 	return 'charged'
 end
 
--- named notes whose a message is, and charges the fee that came before it.
-local function named(w, app, message)
+-- early_of returns the fee that came before the capture of a message, in all its currencies, or nothing.
+local function early_of(message)
+	local prices = message ~= '' and redis.call('GET', base .. 'early:' .. message)
+	return prices and cjson.decode(prices)
+end
+
+-- named notes whose a message is that a hold was captured for, and charges the fee that came before it.
+local function named(hold, w, app, message)
 	if message == '' then
 		return
 	end
-	local key = base .. 'message:' .. message
-	local m = redis.call('HMGET', key, 'account', 'fee', 'early')
-	if not m[1] then
-		redis.call('HSET', key, 'account', w.account, 'app', app)
-		redis.call('EXPIRE', key, LIFETIME)
+	local prices = early_of(message)
+	local record, key, charged = message_of(message)
+	if not record or record.account == '' then
+		key = key or messages_of(hold)
+		record = { account = w.account, app = app, amount = record and record.amount or '' }
+		put_message(key, message, pack(record.account, app, record.amount))
 	end
-	if m[3] and not m[2] then
-		charge(w, app, message, cjson.decode(m[3]))
+	if prices and not charged and charge(w, app, message, prices, record, key) == 'charged' then
+		redis.call('DEL', base .. 'early:' .. message)
 	end
 end
 
--- make_hold moves a fee from available to held, and tells whether it fits. The message is that of what
--- comes next, if it is known.
-local function make_hold(w, id, fee, app, message)
+-- hold_of returns what a hold is: the letter of its state, o for an open one, and its account, app and fee; nil where there is no such hold, or none
+-- of which more is known than that it was forsaken.
+local function hold_of(id)
+	local value, letter = redis.call('HGET', base .. 'open', id), 'o'
+	if value then
+		value = string.sub(value, MADE + 1)
+	else
+		value = redis.call('HGET', settled_of(id), id)
+		if not value or value == 'f' then
+			return nil, value
+		end
+		letter, value = string.sub(value, 1, 1), string.sub(value, 2)
+	end
+	local account, app, fee = struct.unpack(RECORD, value)
+	return { state = letter, account = account, app = app, fee = fee }
+end
+
+-- make_hold moves a fee from available to held, and tells whether it fits.
+local function make_hold(w, id, fee, app)
 	local available, held = add(w.available, minus(fee)), add(w.held, fee)
 	if not available or not held then
 		return false
 	end
-	sound(w.account, id, message)
-	redis.call('ZADD', base .. 'open', digits(now), id)
-	enter(w, 'hold', id, fee, available, '', app)
+	sound(w.account, id, messages_of(id))
+	begin(settled_of(id), LIFETIME + HOURS)
+	enter(w, 'hold', id, fee, '', app)
 	w.available, w.held = available, held
 	save(w)
-	redis.call('HSET', base .. 'hold:' .. id, 'state', 'open', 'account', w.account, 'app', app, 'fee', fee)
+	redis.call('HSET', base .. 'open', id, struct.pack('>I7', now) .. pack(w.account, app, fee))
 	return true
 end
 
@@ -183,28 +276,27 @@ local NO_FIT = 'ERR a wallet would not fit'
 -- settle ends a hold: outcome is 'capture' or 'release'. It returns 'settled', 'same' where
 -- it had that outcome, 'conflict' where it had the other one, and 'unknown'.
 local function settle(id, outcome, message)
-	local key = base .. 'hold:' .. id
-	local h = redis.call('HMGET', key, 'state', 'account', 'app', 'fee')
-	local state = h[1]
-	if not state or state == 'forsaken' then
+	local h = hold_of(id)
+	if not h then
 		return 'unknown'
 	end
-	if state ~= 'open' then
-		return state == outcome and 'same' or 'conflict'
+	local letter = outcome == 'capture' and 'c' or 'r'
+	if h.state ~= 'o' then
+		return (h.state == letter or h.state == 'a' and letter == 'r') and 'same' or 'conflict'
 	end
-	local w, app, fee = must(h[2]), h[3], h[4]
+	local w, app, fee = must(h.account), h.app, h.fee
 	local held, to = add(w.held, minus(fee)), outcome == 'capture' and 'captured' or 'available'
 	local sum = add(w[to], fee)
 	if not held or not sum then
 		return redis.error_reply(NO_FIT)
 	end
-	sound(h[2], id, message)
-	enter(w, outcome, id, fee, to == 'available' and sum or w.available, message, app)
+	sound(h.account, id, message ~= '' and messages_of(id) or '')
+	early_of(message)
+	enter(w, outcome, id, fee, message, app)
 	w.held, w[to] = held, sum
 	save(w)
-	redis.call('HSET', key, 'state', outcome)
-	redis.call('EXPIRE', key, LIFETIME)
-	redis.call('ZREM', base .. 'open', id)
-	named(w, app, message)
+	put_settled(id, letter .. pack(h.account, app, fee))
+	redis.call('HDEL', base .. 'open', id)
+	named(id, w, app, message)
 	return 'settled'
 end

@@ -7,36 +7,61 @@ local results = {}
 
 -- again captures anew a hold that was released.
 local function again(id, new, message)
-	local key = base .. 'hold:' .. id
-	local h = redis.call('HMGET', key, 'again', 'account', 'app', 'fee')
-	if h[1] then
+	local h = hold_of(id)
+	if h.state ~= 'r' then
 		return 0
 	end
-	local w, app, fee = must(h[2]), h[3], h[4]
+	local w, app, fee = must(h.account), h.app, h.fee
 	local available, captured = add(w.available, minus(fee)), add(w.captured, fee)
 	if not available or not captured then
 		error('a wallet would not fit')
 	end
-	sound(w.account, new, message)
-	enter(w, 'hold', new, fee, available, '', app)
-	enter(w, 'capture', new, fee, available, message, app)
-	w.available, w.captured = available, captured
+	sound(w.account, new, messages_of(id))
+	early_of(message)
+	enter(w, 'hold', new, fee, '', app)
+	w.available = available
+	enter(w, 'capture', new, fee, message, app)
+	w.captured = captured
 	save(w)
-	redis.call('HSET', key, 'again', '1')
-	redis.call('EXPIRE', key, LIFETIME)
-	key = base .. 'hold:' .. new
-	redis.call('HSET', key, 'state', 'capture', 'account', w.account, 'app', app, 'fee', fee)
-	redis.call('EXPIRE', key, LIFETIME)
-	named(w, app, message)
+	local record = pack(w.account, app, fee)
+	redis.call('HSET', settled_of(id), id, 'a' .. record)
+	put_settled(new, 'c' .. record)
+	named(id, w, app, message)
 	return 1
 end
 
-for i, s in ipairs(cjson.decode(ARGV[2])) do
-	local settled, fee = 0, 'none'
-	local key = base .. 'message:' .. s.m
+-- template_fee charges a message's template fee, unless it was charged before. The hold is that of the message, and h what is
+-- known of it, or nil. A message that is not known yet may come to be.
+local function template_fee(hold, h, message, prices)
+	if h then
+		-- Usually it is where its hold tells, and was charged there if it was.
+		local value = redis.call('HGET', messages_of(hold), message)
+		if value and select(3, struct.unpack(RECORD, value)) ~= '' then
+			return 'repeated'
+		end
+	end
+	local record, key, charged = message_of(message)
 	local owner, app
-	if s.f then
-		redis.call('HDEL', key, 'early') -- this one takes its place
+	if h then
+		owner, app = h.account, h.app
+	elseif record and record.account ~= '' then
+		owner, app = record.account, record.app
+	end
+	if owner then
+		return charged and 'repeated' or charge(must(owner), app, message, prices, record, key or messages_of(hold))
+	end
+	if not charged then
+		redis.call('HSET', base .. 'open', '', digits(real + KNOWN * 1e6))
+		redis.call('SET', base .. 'early:' .. message, cjson.encode(prices), 'EX', KNOWN)
+	end
+	return 'unknown_message'
+end
+
+for i, s in ipairs(cjson.decode(ARGV[2])) do
+	local settled, fee, h = 0, 'none', nil
+	local early = base .. 'early:' .. s.m
+	if s.f and redis.call('GET', early) then
+		redis.call('DEL', early) -- this one takes its place
 	end
 	if s.h then
 		if s.s then
@@ -49,23 +74,10 @@ for i, s in ipairs(cjson.decode(ARGV[2])) do
 				settled = again(s.h, s.g, s.m)
 			end
 		end
-		local h = redis.call('HMGET', base .. 'hold:' .. s.h, 'account', 'app')
-		owner, app = h[1], h[2]
+		h = s.f and hold_of(s.h)
 	end
 	if s.f then
-		local m = redis.call('HMGET', key, 'account', 'app', 'fee')
-		if not owner then
-			owner, app = m[1], m[2]
-		end
-		if owner then
-			fee = m[3] and 'repeated' or charge(must(owner), app, s.m, s.f)
-		else
-			fee = 'unknown_message'
-			if not m[3] then
-				redis.call('HSET', key, 'early', cjson.encode(s.f))
-				redis.call('EXPIRE', key, KNOWN)
-			end
-		end
+		fee = template_fee(s.h, h, s.m, s.f)
 	end
 	results[i] = { settled, fee }
 end
