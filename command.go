@@ -192,7 +192,7 @@ func runWithStore(cmd *cobra.Command, args []string, run runVerb) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.store.Close()) }()
-	settleLeftBehind(cmd.Context(), c.app.backend, c.store)
+	settleLeftBehind(opening, c.app.backend, c.store)
 	return run(cmd.Context(), c, args)
 }
 

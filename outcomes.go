@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -20,9 +21,9 @@ import (
 const settleAtOnce = 64
 
 // outcomeKeeper is a backend with a folder for the outcomes of sends that are answered
-// and not settled yet. Where it is one gateway's alone, no other lives that has a log there.
+// and not settled yet.
 type outcomeKeeper interface {
-	OutcomeDir() (dir string, alone bool)
+	OutcomeDir() string
 }
 
 // openOutcomes opens the log of this process, and settles what processes that have ended left
@@ -33,15 +34,14 @@ func (s *sharedStore) openOutcomes(b backend) {
 	if !ok {
 		return
 	}
-	dir, alone := keeper.OutcomeDir()
 	var err error
-	if s.outcomes, err = redo.Open(dir); err != nil {
+	if s.outcomes, err = redo.Open(keeper.OutcomeDir()); err != nil {
 		s.outcomes = nil
 		s.log().Error("answers wait for their settlement, because there is no log of outcomes", zap.Error(err))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
-	if err := s.adopt(ctx, dir, alone); err != nil {
+	if err := s.adopt(ctx, keeper.OutcomeDir()); err != nil {
 		s.log().Error("outcomes of sends of an earlier run wait for the next start", zap.Error(err))
 	}
 }
@@ -54,34 +54,29 @@ func (s *sharedStore) closeOutcomes() error {
 }
 
 // adopt makes the outcomes that processes which have ended left in a folder those of this
-// one, and tries to settle them. The in-doubt policy waits for them.
-func (s *sharedStore) adopt(ctx context.Context, dir string, alone bool) error {
-	var all []settlement
-	err := redo.Abandoned(ctx, dir, s.outcomes, alone, func(records [][]byte) error {
-		found, err := parseSettlements(records)
-		for i := range found {
-			s.record(&found[i])
-		}
-		all = append(all, found...)
+// one, and tries to settle them. The in-doubt policy and commands wait for that.
+func (s *sharedStore) adopt(ctx context.Context, dir string) error {
+	return redo.Abandoned(ctx, dir, s.outcomes, func(records [][]byte) error {
+		all, err := parseSettlements(records)
 		if err != nil {
 			s.log().Error("outcomes of sends cannot be read and are set aside", zap.String("folder", dir), zap.Error(err))
 		}
+		for i := range all {
+			s.record(&all[i])
+			s.beginAt(all[i].hold, time.Time{})
+		}
+		var settling errgroup.Group
+		settling.SetLimit(settleAtOnce)
+		for _, st := range all {
+			settling.Go(func() error {
+				s.remind(st)
+				s.settleNow(st)
+				return nil
+			})
+		}
+		_ = settling.Wait() // what fails is tried again
 		return err
 	})
-	for _, st := range all {
-		s.beginAt(st.hold, time.Time{})
-	}
-	var settling errgroup.Group
-	settling.SetLimit(settleAtOnce)
-	for _, st := range all {
-		settling.Go(func() error {
-			s.remind(st)
-			s.settleNow(st)
-			return nil
-		})
-	}
-	_ = settling.Wait() // what fails is tried again
-	return err
 }
 
 // rooms are where outcomes are put together.
@@ -100,21 +95,17 @@ func (s *sharedStore) record(st *settlement) bool {
 }
 
 // settleLeftBehind settles what a gateway that was killed has left behind, before a command
-// looks at the books, unless others may be at it. What fails stays for the next start of the
-// gateway, which tells of it.
+// looks at the books, or waits for the gateway that does. What fails stays for the next start
+// of a gateway, which tells of it.
 func settleLeftBehind(ctx context.Context, b backend, opened store.Store) {
 	keeper, ok := b.(outcomeKeeper)
 	if !ok {
 		return
 	}
-	dir, alone := keeper.OutcomeDir()
-	if !alone {
-		return
-	}
-	_ = redo.Abandoned(ctx, dir, nil, false, func(records [][]byte) error {
+	_ = redo.Abandoned(ctx, keeper.OutcomeDir(), nil, func(records [][]byte) error {
 		found, err := parseSettlements(records)
 		if err != nil {
-			return errLogged
+			return errors.New("a gateway is to set it aside")
 		}
 		for _, st := range found {
 			if st.outcome == store.Captured {

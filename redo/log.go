@@ -41,7 +41,9 @@ const (
 	// locked for as long as their process lives.
 	suffix     = ".redo"
 	lockSuffix = ".lock"
-	// asideSuffix is added to the name of a file that was set aside.
+	// takenSuffix is added to the name of a file whose records somebody is taking, and
+	// asideSuffix to that of one that was set aside.
+	takenSuffix = ".taken"
 	asideSuffix = ".aside"
 )
 
@@ -186,36 +188,50 @@ func unlock(lock *flock.Flock) error {
 
 // Abandoned gives take the records of the logs in a folder whose processes have ended, log
 // by log and in no order, and removes a log once take has returned without an error, or sets
-// it aside for [ErrAside]. A log that is locked is one of a process that lives, and left to it.
-// Where there can be none but own, which may be nil, another process is at it, and wait says to
-// wait for that.
-func Abandoned(ctx context.Context, dir string, own *Log, wait bool, take func(records [][]byte) error) error {
+// it aside for [ErrAside]. The log of a process that lives, such as own, is left to it. One that
+// somebody else is taking is waited for, and taken where that fails. What can be done with the
+// others is done even after an error.
+func Abandoned(ctx context.Context, dir string, own *Log, take func(records [][]byte) error) error {
 	found, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	errs := []error{err}
 	for _, file := range found {
-		path := filepath.Join(dir, file.Name())
+		path := filepath.Join(dir, strings.TrimSuffix(file.Name(), takenSuffix))
 		if !strings.HasSuffix(path, suffix) || own != nil && own.file.Name() == path {
 			continue
 		}
-		if err := abandoned(ctx, path, wait, take); err != nil {
-			return fmt.Errorf("%s: %w", path, err)
+		if err := abandoned(ctx, path, take); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", path, err))
 		}
 	}
-	return err
+	return errors.Join(errs...)
 }
 
-func abandoned(ctx context.Context, path string, wait bool, take func([][]byte) error) error {
+func abandoned(ctx context.Context, path string, take func([][]byte) error) error {
 	lock := flock.New(strings.TrimSuffix(path, suffix) + lockSuffix)
+	taken := path + takenSuffix
 	locked, err := lock.TryLock()
-	if err == nil && !locked && wait {
+	if err == nil && !locked {
+		// Who takes a log renames it at once.
+		select {
+		case <-time.After(lockEvery):
+		case <-ctx.Done():
+		}
+		if _, err := os.Stat(taken); err != nil {
+			return nil // its process lives
+		}
 		locked, err = lock.TryLockContext(ctx, lockEvery)
 	}
 	if err != nil || !locked {
 		return err
 	}
-	content, err := os.ReadFile(path)
+	err = os.Rename(path, taken)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(err, lock.Close())
+	}
+	content, err := os.ReadFile(taken)
 	if errors.Is(err, fs.ErrNotExist) { // somebody was faster
 		return unlock(lock)
 	}
@@ -224,9 +240,9 @@ func abandoned(ctx context.Context, path string, wait bool, take func([][]byte) 
 	}
 	switch {
 	case errors.Is(err, ErrAside):
-		err = os.Rename(path, path+asideSuffix)
+		err = os.Rename(taken, path+asideSuffix)
 	case err == nil:
-		err = os.Remove(path)
+		err = os.Remove(taken)
 	default:
 		return errors.Join(err, lock.Close())
 	}

@@ -42,7 +42,7 @@ func killed(t *testing.T, l *Log) string {
 // taken returns what is abandoned in a folder.
 func taken(t *testing.T, dir string) (all []string) {
 	t.Helper()
-	err := Abandoned(t.Context(), dir, nil, false, func(records [][]byte) error {
+	err := Abandoned(t.Context(), dir, nil, func(records [][]byte) error {
 		for _, r := range records {
 			all = append(all, string(r))
 		}
@@ -186,8 +186,8 @@ func TestTheLogOfAProcessThatLivesIsLeftToIt(t *testing.T) {
 	if left := taken(t, dir); len(left) > 0 {
 		t.Errorf("%q was taken from a process that lives", left)
 	}
-	if err := Abandoned(t.Context(), dir, alive, true, nil); err != nil {
-		t.Errorf("it waits for itself: %v", err)
+	if err := Abandoned(t.Context(), dir, alive, nil); err != nil {
+		t.Errorf("it is not left to itself: %v", err)
 	}
 }
 
@@ -207,7 +207,7 @@ func TestALogIsTakenByOne(t *testing.T) {
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
-			err := Abandoned(t.Context(), dir, nil, false, func(records [][]byte) error {
+			err := Abandoned(t.Context(), dir, nil, func(records [][]byte) error {
 				mu.Lock()
 				defer mu.Unlock()
 				for _, r := range records {
@@ -240,7 +240,7 @@ func TestWhatIsNotTakenStays(t *testing.T) {
 	}
 	dir := killed(t, l)
 	refusal := errors.New("not now")
-	if err := Abandoned(t.Context(), dir, nil, false, func([][]byte) error { return refusal }); !errors.Is(err, refusal) {
+	if err := Abandoned(t.Context(), dir, nil, func([][]byte) error { return refusal }); !errors.Is(err, refusal) {
 		t.Errorf("error %v", err)
 	}
 	if left := taken(t, dir); len(left) != 1 {
@@ -255,7 +255,7 @@ func TestWhatCannotBeReadIsSetAside(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := killed(t, l)
-	err := Abandoned(t.Context(), dir, nil, false, func([][]byte) error { return fmt.Errorf("nonsense: %w", ErrAside) })
+	err := Abandoned(t.Context(), dir, nil, func([][]byte) error { return fmt.Errorf("nonsense: %w", ErrAside) })
 	if names := files(t, dir); err != nil || len(names) != 1 || !strings.HasSuffix(names[0], ".redo.aside") {
 		t.Errorf("error %v, there is %v", err, files(t, dir))
 	}
@@ -264,7 +264,7 @@ func TestWhatCannotBeReadIsSetAside(t *testing.T) {
 	}
 }
 
-// Where no process can live that has a log, one that is locked is at somebody's, who may fail.
+// Who takes a log may fail.
 func TestWhatSomebodyIsAtIsWaitedFor(t *testing.T) {
 	l := open(t, t.TempDir())
 	defer l.Close()
@@ -275,7 +275,7 @@ func TestWhatSomebodyIsAtIsWaitedFor(t *testing.T) {
 	at, fail := make(chan bool), make(chan error)
 	var others sync.WaitGroup
 	others.Go(func() {
-		err := Abandoned(t.Context(), dir, nil, false, func([][]byte) error { at <- true; return <-fail })
+		err := Abandoned(t.Context(), dir, nil, func([][]byte) error { at <- true; return <-fail })
 		if err == nil {
 			t.Error("the failure is not told")
 		}
@@ -283,12 +283,12 @@ func TestWhatSomebodyIsAtIsWaitedFor(t *testing.T) {
 	<-at
 	ended, end := context.WithCancel(t.Context())
 	end()
-	if err := Abandoned(ended, dir, nil, true, func([][]byte) error { return nil }); !errors.Is(err, context.Canceled) {
+	if err := Abandoned(ended, dir, nil, func([][]byte) error { return nil }); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
 	times := 0
 	others.Go(func() {
-		err := Abandoned(t.Context(), dir, nil, true, func([][]byte) error { times++; return nil })
+		err := Abandoned(t.Context(), dir, nil, func([][]byte) error { times++; return nil })
 		if err != nil {
 			t.Error(err)
 		}

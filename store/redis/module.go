@@ -186,10 +186,8 @@ func shortHash(text string) string {
 func (b *Backend) JournalDir() string { return b.journal }
 
 // OutcomeDir is the folder in it with the outcomes of sends that are answered and not
-// settled yet. Several gateways may have logs there.
-func (b *Backend) OutcomeDir() (dir string, alone bool) {
-	return filepath.Join(b.journal, "redo"), false
-}
+// settled yet.
+func (b *Backend) OutcomeDir() string { return filepath.Join(b.journal, "redo") }
 
 // SecretFile is the path of the file in the journal's directory that keeps the
 // secret of this name.

@@ -89,8 +89,8 @@ func (b *Backend) Open(ctx context.Context, serving bool) (store.Store, error) {
 }
 
 // OutcomeDir is the folder beside the database with the outcomes of sends that are answered
-// and not settled yet. No two gateways live on one database.
-func (b *Backend) OutcomeDir() (dir string, alone bool) { return b.Path + ".redo", true }
+// and not settled yet.
+func (b *Backend) OutcomeDir() string { return b.Path + ".redo" }
 
 // SecretFile is the path of the file beside the database that keeps the secret
 // of this name.
