@@ -2,23 +2,18 @@ package main
 
 import "time"
 
-// peaks returns the most that each target does in a second.
-func (r *rig) peaks() (slowest float64, err error) {
-	probes, err := r.sends()
-	if err != nil {
-		return 0, err
-	}
+// mostConnections keep the slowest target busy while Meta takes its time.
+const mostConnections = 500
+
+// slowPeak returns the most that the slowest of the probes does in a second with a slow Meta.
+func (r *rig) slowPeak(probes []*probe) (slowest float64, err error) {
 	for _, p := range probes {
-		if done := r.measured["main "+p.name]; done != nil {
-			p = done
-		} else {
-			s, err := r.measure(p, r.warmUp())
-			if err != nil {
-				return 0, err
-			}
-			p.samples = append(p.samples, s)
+		p.address, p.connections, p.spread = p.target.slow, mostConnections, r.delay
+		s, err := r.measure(p, 2*r.warmUp())
+		if err != nil {
+			return 0, err
 		}
-		if rate := p.median(perSecond); slowest == 0 || rate < slowest {
+		if rate := s.perSecond(); slowest == 0 || rate < slowest {
 			slowest = rate
 		}
 	}
@@ -26,28 +21,24 @@ func (r *rig) peaks() (slowest float64, err error) {
 }
 
 // delaySeries has all targets forward to a slow Meta at the same rate, half of what the
-// slowest can do, and compares with the same load on the stub itself.
+// slowest does with that at the most, and compares with the same load on the stub itself.
 func (r *rig) delaySeries() error {
-	slowest, err := r.peaks()
-	if err != nil {
-		return err
-	}
-	const mostConnections = 500
-	connections := min(max(1, int(slowest/2*r.delay.Seconds())), mostConnections)
 	probes, err := r.sends()
 	if err != nil {
 		return err
 	}
+	slowest, err := r.slowPeak(probes)
+	if err != nil {
+		return err
+	}
+	connections := min(max(1, int(slowest/2*r.delay.Seconds())), mostConnections)
 	direct, err := r.direct(r.stub.slow, connections)
 	if err != nil {
 		return err
 	}
-	for _, p := range probes {
-		p.address, p.connections = p.target.slow, connections
-	}
 	probes = append(probes, direct)
 	for _, p := range probes {
-		p.spread = r.delay
+		p.connections, p.spread = connections, r.delay
 	}
 	if err := r.interleave("delay", probes); err != nil {
 		return err
@@ -63,8 +54,8 @@ func (r *rig) delaySeries() error {
 	}
 	r.print("Sends, 300 bytes, Meta takes "+r.delay.String()+", half load", t)
 	r.delayBars(direct)
-	r.note("Half load is %d connections for every target, from the slowest one's %.0f requests a second. What is added is to the stub's own %v and %v.",
-		connections, slowest, seconds(direct.median(p50)), seconds(direct.median(p99)))
+	r.note("Half load is %d connections for every target, from the %.0f requests a second that the slowest one does with %d. What is added is to the stub's own %v and %v.",
+		connections, slowest, mostConnections, seconds(direct.median(p50)), seconds(direct.median(p99)))
 	return nil
 }
 

@@ -65,8 +65,14 @@ func (s *Store) Admit(ctx context.Context, a store.Admission) (store.Decision, e
 		d = store.Decision{}
 	default:
 		var away awayError
+		var full fullError
 		isAway := errors.As(err, &away)
-		maybeMade = !isAway || away.sent
+		switch {
+		case isAway:
+			maybeMade = away.sent
+		case errors.As(err, &full):
+			maybeMade = full.sent
+		}
 		d, err = s.share.admit(a, s.localTime(), err)
 		d.ByShare = isAway // otherwise it is this account that cannot be served, or a full memory
 	}

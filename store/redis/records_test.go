@@ -172,7 +172,7 @@ func TestWhatIsSettledAndNamedIsForgottenInTime(t *testing.T) {
 
 // An amount, or a record, that somebody has spoilt is an error, and nothing else is done.
 func FuzzMoney(f *testing.F) {
-	for _, seed := range []string{"0 0 0 0 0", "-5 7 9223372036854775807 1795366000000000 1", "", "1 2 3", "a b c d e", "1  2 3 4"} {
+	for _, seed := range []string{"0 0 0 0", "-5 7 9223372036854775807 1795366000000000", "", "1 2 3", "a b c d", "1  2 3 4"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -184,7 +184,7 @@ func FuzzMoney(f *testing.F) {
 			return
 		}
 		again := fmt.Sprintf("%d %d %d ", int64(balance.Available), int64(balance.Held), int64(balance.Captured))
-		if rest, err := parseMoney(again + "0 0"); err != nil || rest != balance {
+		if rest, err := parseMoney(again + "0"); err != nil || rest != balance {
 			t.Errorf("%q is read as %+v", text, balance)
 		}
 	})

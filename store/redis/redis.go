@@ -261,6 +261,17 @@ func (e awayError) Error() string {
 
 func (e awayError) Unwrap() error { return e.cause }
 
+// fullError is a [store.ErrFull]: Redis has no room for what is to be written.
+type fullError struct {
+	cause error
+	sent  bool // as of [awayError], before that answer
+}
+
+// Error implements error.
+func (e fullError) Error() string { return store.ErrFull.Error() + ": " + e.cause.Error() }
+
+func (e fullError) Unwrap() []error { return []error{store.ErrFull, e.cause} }
+
 // until is the key of the time by when all round trips of a step have to be over.
 type until struct{}
 
@@ -316,7 +327,7 @@ func (s *Store) attempts(ctx context.Context, deadline time.Time, do func() erro
 		if err == nil || answered(err) {
 			s.away.Store(false)
 			if err != nil && hasCode(err, noRoom) {
-				err = fmt.Errorf("%w: %w", store.ErrFull, err)
+				err = fullError{err, sent}
 			}
 			return err
 		}

@@ -172,7 +172,7 @@ func (s *Store) Balance(ctx context.Context, account tenant.AccountID) (store.Ba
 // parseMoney reads the field of a wallet that has all of an account's money.
 func parseMoney(text string) (store.Balance, error) {
 	f := strings.Split(text, " ")
-	if len(f) != 5 {
+	if len(f) != 4 {
 		return store.Balance{}, fmt.Errorf("%w: a wallet's money", store.ErrCorrupt)
 	}
 	return parseBalance(f[:3])

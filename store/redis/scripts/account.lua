@@ -5,7 +5,7 @@ local key = base .. 'wallet:' .. ARGV[2]
 if redis.call('HEXISTS', key, 'currency') == 1 then
 	return redis.call('HGET', key, 'n') == ARGV[6] and 'created' or 'exists'
 end
-redis.call('HSETNX', key, 'money', '0 0 0 0 0')
+redis.call('HSETNX', key, 'money', '0 0 0 0')
 for _, field in ipairs({ 'credited', 'total', 'version' }) do
 	redis.call('HSETNX', key, field, '0')
 end

@@ -58,7 +58,7 @@ local function wallet(account)
 		local f = redis.call('HMGET', base .. 'wallet:' .. account, 'currency', 'money', 'credited')
 		if f[1] and f[2] then
 			w = { account = account, currency = f[1], credited = f[3] or '0' }
-			w.available, w.held, w.captured, w.seq, w.listed = string.match(f[2], MONEY)
+			w.available, w.held, w.captured, w.seq = string.match(f[2], MONEY)
 			w.seq = tonumber(w.seq)
 		else
 			w = false
@@ -108,8 +108,18 @@ local function begin_messages(key)
 	end
 end
 
+-- begin_settled begins the hash that a hold comes to be settled in. That of hours to come, by the clock of a gateway that is
+-- ahead, lasts as much longer. An id that is more than a year ahead tells of no time.
+local function begin_settled(id)
+	local ahead = (tonumber(string.sub(id, 6, 10), 32) or 0) * HOURS - real / 1e6
+	if ahead < 0 or ahead > 366 * 24 * 3600 then
+		ahead = 0
+	end
+	begin(settled_of(id), LIFETIME + HOURS + ahead)
+end
+
 local function put_settled(id, value)
-	begin(settled_of(id), LIFETIME + HOURS)
+	begin_settled(id)
 	redis.call('HSET', settled_of(id), id, value)
 end
 
@@ -178,21 +188,22 @@ local function enter(w, kind, id, amount, message, app)
 	if redis.call('EXISTS', ledger) == 1 then
 		w.seq = math.max(w.seq, last(ledger) + 1)
 	end
-	free = w.seq + 1
+	if w.seq == free then -- one that is ahead of the clock moves no other
+		free = free + 1
+	end
 	local item = KINDS[kind] .. struct.pack('>I4c0I4c0I4c0I4c0', #app, app, #amount, amount, #id, id, #message, message)
 	if ARGV[1] == '' then
 		redis.call('XADD', ledger, digits(w.seq) .. '-0', 'b', w.available, 'e', item)
 	else
 		redis.call('XADD', ledger, digits(w.seq) .. '-0', 'b', w.available, 'e', item, 't', ARGV[1])
 	end
-	if kind ~= 'hold' and kind ~= 'release' and w.listed ~= '1' then
+	if kind ~= 'hold' and kind ~= 'release' then
 		redis.call('SADD', base .. 'unreported', w.account)
-		w.listed = '1'
 	end
 end
 
 local function save(w)
-	local money = table.concat({ w.available, w.held, w.captured, digits(w.seq), w.listed }, ' ')
+	local money = table.concat({ w.available, w.held, w.captured, digits(w.seq) }, ' ')
 	redis.call('HSET', base .. 'wallet:' .. w.account, 'money', money, 'credited', w.credited)
 end
 
@@ -220,6 +231,14 @@ end
 local function early_of(message)
 	local prices = message ~= '' and redis.call('GET', base .. 'early:' .. message)
 	return prices and cjson.decode(prices)
+end
+
+-- readable fails where what is known of a message cannot be read, which named does when it is too late to fail.
+local function readable(message)
+	if message ~= '' then
+		early_of(message)
+		message_of(message)
+	end
 end
 
 -- named notes whose a message is that a hold was captured for, and charges the fee that came before it.
@@ -263,7 +282,7 @@ local function make_hold(w, id, fee, app)
 		return false
 	end
 	sound(w.account, id, messages_of(id))
-	begin(settled_of(id), LIFETIME + HOURS)
+	begin_settled(id)
 	enter(w, 'hold', id, fee, '', app)
 	w.available, w.held = available, held
 	save(w)
@@ -291,7 +310,7 @@ local function settle(id, outcome, message)
 		return redis.error_reply(NO_FIT)
 	end
 	sound(h.account, id, message ~= '' and messages_of(id) or '')
-	early_of(message)
+	readable(message)
 	enter(w, outcome, id, fee, message, app)
 	w.held, w[to] = held, sum
 	save(w)

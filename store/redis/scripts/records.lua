@@ -10,16 +10,16 @@
 local RECORD = '>I4c0I4c0I4c0'
 local MADE = 7 -- bytes before the record of an open hold
 
--- MONEY is what an account has in one field, because every send reads and writes it: available, held, captured, the
--- time that the ledger's newest entry is numbered with, and 1 where the account is among the unreported ones.
-local MONEY = '^(%S+) (%S+) (%S+) (%S+) (%S+)$'
+-- MONEY is what an account has in one field, because every send reads and writes it: available, held, captured, and
+-- the time that the ledger's newest entry is numbered with.
+local MONEY = '^(%S+) (%S+) (%S+) (%S+)$'
 
 -- LIFETIME is for how long settled holds and messages are remembered, in seconds: a message
 -- can be delivered for 30 days and its status be repeated for 7.
 local LIFETIME = 38 * 24 * 3600
 -- DAYS is for how long holds are made whose ids have the same first four digits: 2^28 ms, in microseconds. HOURS is
--- the same for five, in seconds. Messages are looked for in PERIODS of these days, the newest included.
-local DAYS, HOURS, PERIODS = 2 ^ 28 * 1000, 8389, 14
+-- the same for five, 2^23 ms, in seconds. Messages are looked for in PERIODS of these days, the newest included.
+local DAYS, HOURS, PERIODS = 2 ^ 28 * 1000, 2 ^ 23 / 1000, 14
 local newest_period = math.floor(real / DAYS)
 
 -- free is the first microsecond that no entry of a ledger has which this run of a script has made: they have different

@@ -12,10 +12,6 @@ for i = 2, #ARGV, 2 do
 		local newest = redis.call('XREVRANGE', ledger, '+', '-', 'COUNT', 1)
 		if #newest == 0 or newest[1][1] == last then
 			redis.call('SREM', base .. 'unreported', account)
-			local money = redis.call('HGET', key, 'money')
-			if money then
-				redis.call('HSET', key, 'money', string.sub(money, 1, -2) .. '0')
-			end
 		end
 		redis.call('XTRIM', ledger, 'MINID', '~', digits(math.min(time(last), real - LIFETIME * 1000000)))
 	end

@@ -36,9 +36,9 @@ local function read_purse(account)
 	if not money then
 		return false
 	end
-	local available, held, captured, seq, listed = string.match(money, MONEY)
+	local available, held, captured, seq = string.match(money, MONEY)
 	return {
-		available = tonumber(available), held = tonumber(held), captured = tonumber(captured), seq = tonumber(seq), listed = listed,
+		available = tonumber(available), held = tonumber(held), captured = tonumber(captured), seq = tonumber(seq),
 		exact = #available < 15 and #held < 15 and #captured < 15, before = available, n = 0,
 	}
 end
@@ -154,9 +154,7 @@ local function send()
 			if kind == CAPTURE then
 				letter = 'c'
 				p.captured = p.captured + fee
-				if p.listed ~= '1' then
-					p.listed, p.list = '1', true
-				end
+				p.list = true
 				if message ~= '' then
 					messages, named = messages or {}, named or {}
 					local command = messages[q.key] or { 'HSET', q.key }
@@ -211,10 +209,13 @@ local function send()
 			local result
 			if p.list then
 				result = redis.pcall('SADD', base .. 'unreported', account)
-				p.added = type(result) ~= 'table'
+				p.added = result == 1
 			end
-			p.seq = math.max(free, p.seq + 1) + p.n - 1
-			free = p.seq + 1
+			local first = math.max(free, p.seq + 1)
+			p.seq = first + p.n - 1
+			if first == free then -- one that is ahead of the clock moves no other
+				free = p.seq + 1
+			end
 			local ledger, entry, parts = base .. 'ledger:' .. account, format('%d-0', p.seq), p[1]
 			if p.n > 1 then
 				parts = table.concat(p)
@@ -232,7 +233,7 @@ local function send()
 	end
 	for account, p in pairs(purses) do
 		if p and p.n > 0 then
-			call('HSET', base .. 'wallet:' .. account, 'money', format('%d %d %d %d %s', p.available, p.held, p.captured, p.seq, p.listed))
+			call('HSET', base .. 'wallet:' .. account, 'money', format('%d %d %d %d', p.available, p.held, p.captured, p.seq))
 		end
 	end
 	for _, w in pairs(windows) do

@@ -21,7 +21,7 @@ local account, app, fee = struct.unpack(RECORD, ARGV[2], 10 + #id + #message)
 if kind == CAPTURE and account ~= '' then
 	local h, forsaken = hold_of(id)
 	local w = not h and not forsaken and wallet(account)
-	early_of(message)
+	readable(message)
 	if w and not make_hold(w, id, fee, app) then
 		return redis.error_reply(NO_FIT)
 	end

@@ -17,7 +17,7 @@ local function again(id, new, message)
 		error('a wallet would not fit')
 	end
 	sound(w.account, new, messages_of(id))
-	early_of(message)
+	readable(message)
 	enter(w, 'hold', new, fee, '', app)
 	w.available = available
 	enter(w, 'capture', new, fee, message, app)
