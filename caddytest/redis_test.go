@@ -1,9 +1,9 @@
 package caddytest
 
 import (
-	"encoding/binary"
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"fmt"
 	"strings"
 	"sync"
