@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -75,7 +76,20 @@ func (s *sharedStore) adopt(ctx context.Context, dir string) error {
 			})
 		}
 		_ = settling.Wait() // what fails is tried again
+		if err == nil && s.unloggedUnderWay(all) {
+			err = errors.New("some are neither settled nor logged")
+		}
 		return err
+	})
+}
+
+// unloggedUnderWay tells whether one of these is not settled and in no log of this process.
+func (s *sharedStore) unloggedUnderWay(all []settlement) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(all, func(st settlement) bool {
+		_, underWay := s.underWay[st.hold]
+		return underWay && !st.logged
 	})
 }
 

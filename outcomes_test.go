@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"math/rand/v2"
 	"os"
@@ -10,7 +11,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.uber.org/zap"
 
+	"github.com/connexease/caddy-whatsapp-gateway/deadline"
 	"github.com/connexease/caddy-whatsapp-gateway/pricing"
 	"github.com/connexease/caddy-whatsapp-gateway/redo"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
@@ -248,6 +251,32 @@ func TestWithoutALogAnswersWaitForTheirSettlement(t *testing.T) {
 		}
 	})
 }
+
+// The disk is full, so there is no log, and the database is locked: what was left behind stays.
+func TestWhatCanNeitherBeSettledNorLoggedStays(t *testing.T) {
+	s := stored{dir: t.TempDir()}
+	gateway := newStation(t, s, 1, nil)
+	gateway.newWallet("acct_1")
+	gateway.leave(settlement{hold: gateway.newHold("acct_1"), outcome: store.Captured, messageID: "wamid.1"})
+	full := &sharedStore{Store: closedWallet{gateway.store.Store}, underWay: make(map[store.HoldID]time.Time), deadlines: deadline.New(time.Second)}
+	full.setLogger(zap.NewNop())
+	full.closing, full.close = context.WithCancel(t.Context())
+	if err := full.adopt(t.Context(), gateway.outcomeDir()); err == nil {
+		t.Error("nothing is said")
+	}
+	full.close()
+	full.retries.Wait()
+	gateway.stop()
+	again := newStation(t, s, 1, nil)
+	if b, messages := again.books("acct_1"); b.Held != 0 || !messages["wamid.1"] {
+		t.Errorf("%d are held", b.Held)
+	}
+}
+
+// closedWallet settles nothing.
+type closedWallet struct{ store.Store }
+
+func (closedWallet) Capture(context.Context, store.HoldID, string) error { return store.ErrClosed }
 
 // A log may have what was settled long ago and could not be erased. Redis has forgotten it and
 // would take it for lost.
