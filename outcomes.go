@@ -122,12 +122,7 @@ func settleLeftBehind(ctx context.Context, b backend, opened store.Store) {
 			return errors.New("a gateway is to set it aside")
 		}
 		for _, st := range found {
-			if st.outcome == store.Captured {
-				err = opened.Capture(ctx, st.hold, st.messageID)
-			} else {
-				err = opened.Release(ctx, st.hold)
-			}
-			if err != nil {
+			if err := st.in(ctx, opened); err != nil {
 				return err
 			}
 		}

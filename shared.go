@@ -242,17 +242,20 @@ func (s *sharedStore) settleLater(st settlement, err error) {
 	})
 }
 
+// in records the outcome in a store, in one attempt.
+func (st *settlement) in(ctx context.Context, wallet store.Wallet) error {
+	if st.outcome == store.Captured {
+		return wallet.Capture(ctx, st.hold, st.messageID)
+	}
+	return wallet.Release(ctx, st.hold)
+}
+
 // trySettle is one attempt. A hold that is unknown or has the other outcome
 // will not change by trying again, and is only reported; but what Meta accepted is
 // charged, even if somebody has given up on it and released its hold meanwhile.
 func (s *sharedStore) trySettle(st settlement) error {
 	ctx := s.deadlines.Next()
-	var err error
-	if st.outcome == store.Captured {
-		err = s.Capture(ctx, st.hold, st.messageID)
-	} else {
-		err = s.Release(ctx, st.hold)
-	}
+	err := st.in(ctx, s.Store)
 	if errors.Is(err, store.ErrConflict) && st.outcome == store.Captured {
 		_, err = s.Receive(ctx, nil, []store.Status{{Hold: st.hold, MessageID: st.messageID}})
 	}

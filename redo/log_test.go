@@ -39,6 +39,17 @@ func killed(t *testing.T, l *Log) string {
 	return dir
 }
 
+// abandonedRecord returns a folder with a record of a process that was killed.
+func abandonedRecord(t *testing.T) string {
+	t.Helper()
+	l := open(t, t.TempDir())
+	defer l.Close()
+	if _, err := l.Write([]byte("a record")); err != nil {
+		t.Fatal(err)
+	}
+	return killed(t, l)
+}
+
 // taken returns what is abandoned in a folder.
 func taken(t *testing.T, dir string) (all []string) {
 	t.Helper()
@@ -233,12 +244,7 @@ func TestALogIsTakenByOne(t *testing.T) {
 }
 
 func TestWhatIsNotTakenStays(t *testing.T) {
-	l := open(t, t.TempDir())
-	defer l.Close()
-	if _, err := l.Write([]byte("a record")); err != nil {
-		t.Fatal(err)
-	}
-	dir := killed(t, l)
+	dir := abandonedRecord(t)
 	refusal := errors.New("not now")
 	if err := Abandoned(t.Context(), dir, nil, func([][]byte) error { return refusal }); !errors.Is(err, refusal) {
 		t.Errorf("error %v", err)
@@ -249,12 +255,7 @@ func TestWhatIsNotTakenStays(t *testing.T) {
 }
 
 func TestWhatCannotBeReadIsSetAside(t *testing.T) {
-	l := open(t, t.TempDir())
-	defer l.Close()
-	if _, err := l.Write([]byte("a record")); err != nil {
-		t.Fatal(err)
-	}
-	dir := killed(t, l)
+	dir := abandonedRecord(t)
 	err := Abandoned(t.Context(), dir, nil, func([][]byte) error { return fmt.Errorf("nonsense: %w", ErrAside) })
 	if names := files(t, dir); err != nil || len(names) != 1 || !strings.HasSuffix(names[0], ".redo.aside") {
 		t.Errorf("error %v, there is %v", err, files(t, dir))
@@ -266,12 +267,7 @@ func TestWhatCannotBeReadIsSetAside(t *testing.T) {
 
 // Who takes a log may fail.
 func TestWhatSomebodyIsAtIsWaitedFor(t *testing.T) {
-	l := open(t, t.TempDir())
-	defer l.Close()
-	if _, err := l.Write([]byte("a record")); err != nil {
-		t.Fatal(err)
-	}
-	dir := killed(t, l)
+	dir := abandonedRecord(t)
 	at, fail := make(chan bool), make(chan error)
 	var others sync.WaitGroup
 	others.Go(func() {
