@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -52,11 +51,6 @@ func (c *claims) of(app tenant.AppID, now time.Time) map[store.EventID]struct{} 
 		}
 	}
 	return ids
-}
-
-// list lists the claimed events of an app, for json_each. It needs the lock.
-func (c *claims) list(app tenant.AppID, now time.Time) string {
-	return list(slices.Collect(maps.Keys(c.of(app, now))))
 }
 
 // add claims an event. It needs the lock.

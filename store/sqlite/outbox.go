@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"time"
 
@@ -118,9 +119,9 @@ func (s *Store) Backlog(ctx context.Context) (map[tenant.AppID]time.Time, error)
 // because it may have to pass over many.
 func (s *Store) Bury(ctx context.Context, app tenant.AppID, before time.Time, reason string) (int, error) {
 	for buried := 0; ; {
-		rows, err := s.reading.QueryContext(ctx, `SELECT seq FROM outbox WHERE app_id = ? AND state = 'pending' AND received_at < ?
+		rows, err := s.reading.QueryContext(ctx, `SELECT id FROM outbox WHERE app_id = ? AND state = 'pending' AND received_at < ?
 			AND id NOT IN (SELECT value FROM json_each(?)) LIMIT ?`, app, before.UnixMicro(), s.claimedEvents(app), outboxGroup)
-		found, err := collect(rows, err, func(scan func(...any) error) (seq int64, err error) { return seq, scan(&seq) })
+		found, err := collect(rows, err, func(scan func(...any) error) (id store.EventID, err error) { return id, scan(&id) })
 		if err != nil || len(found) == 0 {
 			return buried, s.readError(err)
 		}
@@ -132,15 +133,21 @@ func (s *Store) Bury(ctx context.Context, app tenant.AppID, before time.Time, re
 }
 
 // buryUnclaimed buries what was found, if it still is what it was. Nothing is
-// claimed meanwhile.
-func (s *Store) buryUnclaimed(ctx context.Context, app tenant.AppID, found []int64, before time.Time, reason string) (int, error) {
+// claimed meanwhile. Claims that have run out are over with it: after a replay
+// their outcome would be that of another delivery.
+func (s *Store) buryUnclaimed(ctx context.Context, app tenant.AppID, found []store.EventID, before time.Time, reason string) (int, error) {
 	s.claims.mu.Lock()
 	defer s.claims.mu.Unlock()
-	claimed := s.claims.list(app, s.writer.clock())
+	claimed := s.claims.of(app, s.writer.clock())
+	for _, id := range found {
+		if _, current := claimed[id]; !current {
+			s.claims.drop(app, id)
+		}
+	}
 	return s.move(ctx, func(w *writer) (int64, error) {
-		return w.write(`UPDATE outbox SET state = 'dead', due_at = ?, last_error = ? WHERE seq IN (SELECT value FROM json_each(?))
-			AND app_id = ? AND state = 'pending' AND received_at < ? AND id NOT IN (SELECT value FROM json_each(?))`,
-			w.clock().UnixMicro(), reason, list(found), app, before.UnixMicro(), claimed)
+		return w.write(`UPDATE outbox SET state = 'dead', due_at = ?, last_error = ? WHERE id IN (SELECT value FROM json_each(?))
+			AND state = 'pending' AND received_at < ? AND id NOT IN (SELECT value FROM json_each(?))`,
+			w.clock().UnixMicro(), reason, list(found), before.UnixMicro(), list(slices.Collect(maps.Keys(claimed))))
 	})
 }
 
@@ -148,17 +155,17 @@ func (s *Store) buryUnclaimed(ctx context.Context, app tenant.AppID, found []int
 func (s *Store) claimedEvents(app tenant.AppID) string {
 	s.claims.mu.Lock()
 	defer s.claims.mu.Unlock()
-	return s.claims.list(app, s.writer.clock())
+	return list(slices.Collect(maps.Keys(s.claims.of(app, s.writer.clock()))))
 }
 
 // list writes values for json_each.
-func list[T ~string | ~int64](values []T) string {
+func list[T ~string](values []T) string {
 	if values == nil {
 		return "[]" // and not null, which json_each takes for a value
 	}
 	text, err := json.Marshal(values)
 	if err != nil {
-		panic(err) // they are texts or numbers
+		panic(err) // they are texts
 	}
 	return string(text)
 }

@@ -283,14 +283,3 @@ func TestReplayTakesNoDeadLetterTwice(t *testing.T) {
 		t.Errorf("%d letters were replayed, of %d", n, letters)
 	}
 }
-
-// A place in the table that has become free is taken by the next event.
-func TestBuryLeavesWhatHasTakenThePlaceOfAnEvent(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "gateway.db"), time.Now)
-	id := put(t, s, "app_2")
-	n, err := s.buryUnclaimed(t.Context(), "app_1", []int64{1}, time.Now().Add(time.Hour), "gone")
-	e, err2 := s.Event(t.Context(), id)
-	if n != 0 || err != nil || err2 != nil || e.State != store.Pending {
-		t.Errorf("buried %d, the event of another app is %s; %v, %v", n, e.State, err, err2)
-	}
-}

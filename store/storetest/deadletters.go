@@ -10,6 +10,7 @@ import (
 var deadLetterChecks = []check{
 	{"burying makes dead letters of what was received before", buryBefore},
 	{"claimed events are not buried", buryLeavesClaimed},
+	{"burying ends a claim that has run out", buryEndsClaim},
 	{"many events can be buried and replayed", buryMany},
 	{"dead letters are replayed by id", replayByID},
 	{"dead letters are replayed by app", replayByApp},
@@ -86,6 +87,22 @@ func buryLeavesClaimed(f *fixture) {
 	got := f.event(claimed[0].ID)
 	f.wantSame("attempts of what was buried", got.Attempts, 1)
 	f.wantSame("why it was buried", got.LastError, "buried")
+}
+
+func buryEndsClaim(f *fixture) {
+	for _, result := range []store.AttemptResult{store.Failed, store.GivenUp} {
+		app := newAppID()
+		e := f.receiveOne(app)
+		stale := f.claimOne(app, brief)
+		f.pass()
+		f.bury(app, f.Now().Add(time.Second), 1)
+		f.replay(1, "", e.ID)
+		replayed := f.event(e.ID)
+		f.settle(stale, store.Attempt{Result: result, NextAttemptAt: f.inAnHour(), Error: "stale"})
+		f.wantSame("replayed event", f.event(e.ID), replayed)
+		f.settle(stale, store.Attempt{Result: store.Delivered})
+		f.wantEvents(store.EventFilter{App: app})
+	}
 }
 
 func buryMany(f *fixture) {

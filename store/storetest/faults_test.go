@@ -66,6 +66,7 @@ const (
 	buriesAll      fault = "events that came later are buried"
 	buriesOthers   fault = "other apps' events are buried"
 	buriesClaimed  fault = "claimed events are buried"
+	keepsClaims    fault = "a claim that ran out outlasts the burial of its event"
 	replaysAny     fault = "any event can be replayed"
 	replaysKnown   fault = "a replay takes what it knows"
 	replaysOld     fault = "a replayed event is as old as before"
@@ -143,6 +144,7 @@ var faults = map[fault][]string{
 	missesGone:        {"settling what is gone is no error"},
 	buriesAll:         {"burying makes dead letters of what was received before", "random deliveries do what a plain model does"},
 	buriesOthers:      {"burying makes dead letters of what was received before"},
+	keepsClaims:       {"burying ends a claim that has run out"},
 	buriesClaimed:     {"claimed events are not buried", "random deliveries do what a plain model does"},
 	replaysAny:        {"a replay of what is no dead letter changes nothing"},
 	replaysKnown:      {"a replay of what is no dead letter changes nothing"},

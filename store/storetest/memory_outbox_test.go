@@ -187,7 +187,10 @@ func (m *memory) Bury(ctx context.Context, app tenant.AppID, before time.Time, r
 	for _, l := range m.outbox {
 		if l.State == store.Pending && (l.App == app || m.fault == buriesOthers) &&
 			(l.ReceivedAt.Before(before) || m.fault == buriesAll) && (!l.claimed(m.now()) || m.fault == buriesClaimed) {
-			l.bury(reason)
+			token := l.token
+			if l.bury(reason); m.fault == keepsClaims {
+				l.token = token
+			}
 			n++
 		}
 	}
