@@ -76,6 +76,14 @@ func (c *command) number(values ...driver.Value) (n int64, err error) {
 	return n, err
 }
 
+// close gives a statement back to SQLite, if there is one.
+func (c *command) close() error {
+	if c == nil {
+		return nil
+	}
+	return c.conn.Raw(func(any) error { return c.statement.Close() })
+}
+
 // commands are the writer's, by their text.
 type commands struct {
 	begin, commit, dataVersion *command
@@ -116,9 +124,7 @@ func (c *commands) prepare(conn *sql.Conn) error {
 func (c *commands) close() error {
 	var errs []error
 	for _, command := range c.all() {
-		if *command != nil {
-			errs = append(errs, (*command).conn.Raw(func(any) error { return (*command).statement.Close() }))
-		}
+		errs = append(errs, (*command).close())
 	}
 	return errors.Join(errs...)
 }

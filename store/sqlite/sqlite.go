@@ -35,8 +35,8 @@ var migrations embed.FS
 // applicationID marks the file as ours (PRAGMA application_id), "wagw" in ASCII.
 const applicationID = 0x77616777
 
-// maxReaders bounds the connections for reading: a flood of unknown keys must
-// not use up the process's files.
+// maxReaders bounds the connections for reading: a flood of look-ups must not use up the
+// process's files.
 const maxReaders = 8
 
 // Options say how a database is opened. The zero value is the command line's:
@@ -60,6 +60,7 @@ type Store struct {
 	admitTimes *deadline.Shared
 	settlings  sync.Pool
 	reads      reads
+	doorman    *doorman
 	// receiving bounds the events and statuses that wait for one commit, so that
 	// a flood of webhooks leaves room for sends between its commits.
 	receiving *semaphore.Weighted
@@ -100,14 +101,18 @@ func Open(ctx context.Context, path string, o Options) (_ *Store, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.reading.SetMaxOpenConns(maxReaders)
+	s.reading.SetMaxOpenConns(maxReaders + 1) // the doorman has one of them
 	s.reading.SetMaxIdleConns(maxReaders)
 	w, err := newWriter(ctx, s.writing, o)
 	if err != nil {
 		return nil, err
 	}
 	s.writer = w
-	if err := prepare(ctx, s.reading, s.reads.all()); err != nil {
+	err = prepare(ctx, s.reading, s.reads.all())
+	if err == nil {
+		s.doorman, err = newDoorman(ctx, s.reading)
+	}
+	if err != nil {
 		return nil, errors.Join(err, w.close())
 	}
 	go w.run()
@@ -162,7 +167,7 @@ func (s *Store) Close() error {
 		if s.lock == nil && s.writer.changedDirectory {
 			time.Sleep(2 * pollInterval)
 		}
-		s.closeErr = errors.Join(s.writer.close(), s.closeDatabases())
+		s.closeErr = errors.Join(s.writer.close(), s.doorman.close(), s.closeDatabases())
 	})
 	return s.closeErr
 }
