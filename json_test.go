@@ -37,6 +37,32 @@ func TestScannerTakesJSONAndNothingElse(t *testing.T) {
 	}
 }
 
+// Every byte at every place of a word, behind and before others of every kind.
+func TestPlainBytesEndAtTheFirstThatIsNot(t *testing.T) {
+	isPlain := func(c byte) bool { return c >= ' ' && c != '"' && c != '\\' }
+	for length := range 20 {
+		for at := range length {
+			for c := range 256 {
+				for _, around := range []string{"a", "!", "#", "[", "]", "\x7f", "\xff", "\xa2", "\xdc", "\x80"} {
+					text := []byte(strings.Repeat(around, length))
+					text[at] = byte(c)
+					want := length
+					if !isPlain(byte(c)) {
+						want = at
+					}
+					if got := plain(text); got != want {
+						t.Fatalf("of %q, %d bytes are plain, want %d", text, got, want)
+					}
+					text[length-1] = '"' // and one more that is not
+					if got := plain(text); got != min(want, length-1) {
+						t.Fatalf("of %q, %d bytes are plain, want %d", text, got, min(want, length-1))
+					}
+				}
+			}
+		}
+	}
+}
+
 func TestScannerCountsLevels(t *testing.T) {
 	for levels := range 4 {
 		for text, deep := range map[string]int{`1`: 0, `"[["`: 0, `[]`: 1, `{"a":1}`: 1, `[{}]`: 2, `{"a":[]}`: 2, `[1,[[2]],3]`: 3} {
