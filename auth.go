@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/singleflight"
 
+	"github.com/connexease/caddy-whatsapp-gateway/deadline"
 	"github.com/connexease/caddy-whatsapp-gateway/seal"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
@@ -69,6 +70,8 @@ type grantCache struct {
 	known   *recent[tenant.KeyDigest, keptGrant]
 	unknown *recent[tenant.KeyDigest, *openedGrant]
 	lookUps singleflight.Group
+	// lookUpTimes are those of look-ups in the store, of lookUpTimeout.
+	lookUpTimes *deadline.Shared
 }
 
 // cacheLifetimes say how long what was looked up is believed: a grant, that a key is
@@ -97,6 +100,7 @@ func newGrantCache(pepper *tenant.Pepper, ring *seal.Ring, core *coreService, li
 	return &grantCache{
 		pepper: pepper, ring: ring, core: core, cacheLifetimes: lifetimes,
 		epoch: time.Now(), known: newRecent[tenant.KeyDigest, keptGrant](maxGrants), unknown: newRecent[tenant.KeyDigest, *openedGrant](maxUnknown),
+		lookUpTimes: deadline.New(lookUpTimeout),
 	}
 }
 

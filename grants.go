@@ -69,7 +69,7 @@ func (c *grantCache) lifetimeOf(grant *tenant.Grant) time.Duration {
 // in the store's records, then at the Core Service. An error is [store.ErrCorrupt], or
 // means that who had to be asked is away.
 func (c *grantCache) find(ctx context.Context, directory store.Directory, digest tenant.KeyDigest) (found, error) {
-	f, err := c.findInStore(ctx, directory, digest)
+	f, err := c.findInStore(directory, digest)
 	unknown := errors.Is(err, store.ErrNotFound)
 	switch {
 	case err == nil, errors.Is(err, store.ErrCorrupt):
@@ -99,29 +99,26 @@ func (c *grantCache) find(ctx context.Context, directory store.Directory, digest
 }
 
 // findInStore asks the store. [store.ErrNotFound] means that it does not know.
-func (c *grantCache) findInStore(ctx context.Context, directory store.Directory, digest tenant.KeyDigest) (found, error) {
-	ctx, cancel := context.WithTimeout(ctx, lookUpTimeout)
-	defer cancel()
+func (c *grantCache) findInStore(directory store.Directory, digest tenant.KeyDigest) (found, error) {
+	ctx := c.lookUpTimes.Next()
 	read := time.Now()
+	var there store.FoundGrant
+	var err error
 	if keeper, ok := directory.(store.GrantKeeper); ok {
-		grant, left, err := keeper.KeptGrant(ctx, digest)
-		if err == nil {
-			f := c.found(grant, read)
-			if until := read.Add(left); until.Before(f.until) {
-				f.until = until
-			}
-			return f, nil
-		}
-		if !errors.Is(err, store.ErrNotFound) {
-			return found{}, err // a store that is away is not waited for twice
-		}
+		there, err = keeper.FindGrant(ctx, digest)
+	} else {
+		there.Grant, err = directory.Grant(ctx, digest)
 	}
-	read = time.Now()
-	grant, err := directory.Grant(ctx, digest)
 	if err != nil {
 		return found{}, err
 	}
-	f := c.found(grant, read)
+	f := c.found(there.Grant, read)
+	if there.Copied {
+		if until := read.Add(there.Left); until.Before(f.until) {
+			f.until = until
+		}
+		return f, nil
+	}
 	f.watched = true
 	c.keep(ctx, directory, digest, f)
 	return f, nil

@@ -72,13 +72,24 @@ type HoldRememberer interface {
 // GrantKeeper is a store that keeps, for all gateways on it, copies of grants
 // that one of them has looked up.
 type GrantKeeper interface {
-	// KeptGrant returns the copy and for how much longer it may be believed. A nil
-	// grant without an error means that the key is known to be unknown.
-	// [ErrNotFound]: there is no copy. [ErrCorrupt]: it cannot be parsed.
-	KeptGrant(context.Context, tenant.KeyDigest) (*tenant.Grant, time.Duration, error)
+	// FindGrant returns the copy of a grant and, where there is none, what [Directory.Grant]
+	// returns. It asks for both together. [ErrCorrupt]: the copy cannot be parsed, or there is
+	// none and the record cannot be. What would fail of the record alone does not matter where
+	// there is a copy.
+	FindGrant(context.Context, tenant.KeyDigest) (FoundGrant, error)
 
 	// KeepGrant keeps a copy for as long as lifetime, nil for a key that is
 	// unknown, unless there is one, or the key was revoked or its app changed
 	// within the last seconds.
 	KeepGrant(ctx context.Context, digest tenant.KeyDigest, grant *tenant.Grant, lifetime time.Duration) error
+}
+
+// FoundGrant is a grant that a [GrantKeeper] has found, or that the key is known to be unknown.
+type FoundGrant struct {
+	// Grant is nil where a copy says that there is no such key.
+	Grant *tenant.Grant
+	// Copied: it is a copy, which may be believed for Left. Otherwise it was made from the
+	// store's own records just now.
+	Copied bool
+	Left   time.Duration
 }

@@ -115,7 +115,12 @@ func (b *convoy) send() {
 	node := b.jobs[0].node
 	known := node.Pipeline()
 	for _, j := range b.jobs {
-		b.join(j)
+		if j.reads == nil {
+			b.join(j)
+		}
+		for _, command := range j.reads {
+			b.commands = append(b.commands, command)
+		}
 	}
 	for i := range b.groups {
 		b.commands = append(b.commands, b.groups[i].asCommand())

@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -29,54 +30,103 @@ const forever = time.Duration(math.MaxInt64)
 
 func (s *Store) grantKey(digest string) string { return s.key("grant:" + digest) }
 
-// KeptGrant implements [store.GrantKeeper].
-func (s *Store) KeptGrant(ctx context.Context, digest tenant.KeyDigest) (*tenant.Grant, time.Duration, error) {
-	began := time.Now()
-	key := s.grantKey(digest.String())
+// FindGrant implements [store.GrantKeeper].
+func (s *Store) FindGrant(ctx context.Context, digest tenant.KeyDigest) (f store.FoundGrant, err error) {
+	ctx = s.asOne(ctx)
+	deadline, name := s.deadline(ctx), digest.String()
 	var document string
-	var left time.Duration
-	err := s.try(ctx, func(ctx context.Context) error {
-		pipe := s.client.Pipeline()
-		// The lifetime is asked first: should another copy appear in between, it is a
-		// newer one, which may well be believed a little shorter.
-		lifetime, copied := pipe.PTTL(ctx, key), pipe.Get(ctx, key)
-		execute(ctx, pipe)
-		var err error
-		if left, err = lifetime.Result(); err != nil {
-			return err
-		}
-		document, err = copied.Result()
+	err = s.attempts(ctx, deadline, func() (err error) {
+		f, document, err = s.findOnce(ctx, s.grantKey(name), s.keyKey(name), deadline)
 		return err
 	})
+	if err != nil || f.Copied {
+		return f, err
+	}
+	r, err := parseKey(document)
 	if err != nil {
-		return nil, 0, recordError(err)
+		return f, err
 	}
-	// The lifetime is from some moment since the beginning.
-	switch left {
-	case noLifetime:
-		left = forever
-	case noKey: // it has appeared since
-		return nil, 0, store.ErrNotFound
-	default:
-		left -= time.Since(began)
-	}
-	if left <= 0 || document == tombstone {
-		return nil, 0, store.ErrNotFound
-	}
-	if document == unknownCopy {
-		return nil, left, nil
-	}
-	g, err := tenant.ParseGrant([]byte(document))
-	if err != nil {
-		return nil, 0, fmt.Errorf("%w: copy of a grant: %w", store.ErrCorrupt, err)
-	}
-	return g, left, nil
+	f.Grant, err = s.grant(ctx, r)
+	return f, err
 }
 
-// What PTTL answers instead of a lifetime, as go-redis passes it on.
+// findOnce asks for the copy of a grant and for the record of its key, and returns the copy or else the
+// record as it stands in Redis. In a Cluster they are on two nodes, as a rule, and where there is a copy, nobody waits for
+// the other node.
+func (s *Store) findOnce(ctx context.Context, copyKey, recordKey string, deadline time.Time) (f store.FoundGrant, document string, err error) {
+	began := time.Now()
+	node, err := s.nodeOf(ctx, copyKey, deadline)
+	if err != nil {
+		return f, "", err
+	}
+	recordNode, recordErr := s.nodeOf(ctx, recordKey, deadline)
+	// The lifetime is asked first: should another copy appear in between, it is a
+	// newer one, which may well be believed a little shorter.
+	ask := []question{{"pttl", copyKey}, {"get", copyKey}}
+	record := func() answer { return answer{err: recordErr} }
+	switch {
+	case recordErr != nil: // it matters only if there is no copy
+	case recordNode == node:
+		ask = append(ask, question{"get", recordKey})
+	default:
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		asked := make(chan answer, 1)
+		s.background.Go(func() { asked <- s.read(ctx, recordNode, deadline, question{"get", recordKey}) })
+		record = func() answer { return <-asked }
+	}
+	a := s.read(ctx, node, deadline, ask...)
+	if a.err != nil {
+		return f, "", a.err
+	}
+	if f, err := copyOf(a.read[0], a.read[1], time.Since(began)); !errors.Is(err, store.ErrNotFound) {
+		return f, "", err
+	}
+	r := a.read[len(a.read)-1]
+	if len(ask) == 2 {
+		if a = record(); a.err != nil {
+			return f, "", a.err
+		}
+		r = a.read[0]
+	}
+	document, err = r.text()
+	return f, document, err
+}
+
+// copyOf is a copy with this lifetime, which is from some time in the last while. [store.ErrNotFound]: there is none.
+func copyOf(lifetime, document reading, while time.Duration) (f store.FoundGrant, err error) {
+	left, err := lifetime.number()
+	if err != nil {
+		return f, err
+	}
+	text, err := document.text()
+	if err != nil {
+		return f, err
+	}
+	f.Copied = true
+	switch left {
+	case noLifetime:
+		f.Left = forever
+	case noKey: // it has appeared since
+	default:
+		f.Left = time.Duration(left)*time.Millisecond - while
+	}
+	if f.Left <= 0 || text == tombstone {
+		return store.FoundGrant{}, store.ErrNotFound
+	}
+	if text == unknownCopy {
+		return f, nil
+	}
+	if f.Grant, err = tenant.ParseGrant([]byte(text)); err != nil {
+		return store.FoundGrant{}, fmt.Errorf("%w: copy of a grant: %w", store.ErrCorrupt, err)
+	}
+	return f, nil
+}
+
+// What PTTL answers instead of a lifetime in milliseconds.
 const (
-	noLifetime = time.Duration(-1)
-	noKey      = time.Duration(-2)
+	noLifetime = -1
+	noKey      = -2
 )
 
 var keepScript = newScript(header, "scripts/keep.lua")

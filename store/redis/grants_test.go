@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -17,9 +18,9 @@ import (
 
 func wantNoCopy(t *testing.T, s *Store, digest tenant.KeyDigest) {
 	t.Helper()
-	g, _, err := s.KeptGrant(t.Context(), digest)
-	if wantError(t, "KeptGrant", err, store.ErrNotFound); g != nil {
-		t.Error("there is a copy")
+	f, err := s.FindGrant(t.Context(), digest)
+	if err != nil && !errors.Is(err, store.ErrNotFound) || f.Copied {
+		t.Errorf("there is %+v, %v", f, err)
 	}
 }
 
@@ -41,23 +42,23 @@ func TestCopiesOfGrantsComeBack(t *testing.T) {
 	}
 	noError(t, s.KeepGrant(ctx, digest, grant, time.Hour))
 	noError(t, s.KeepGrant(ctx, digest, nil, 2*time.Hour)) // there is one
-	got, left, err := s.KeptGrant(ctx, digest)
+	f, err := s.FindGrant(ctx, digest)
 	noError(t, err)
-	if diff := cmp.Diff(grant, got); diff != "" || left <= 0 || left > time.Hour {
-		t.Errorf("left %v, copy (-want +got):\n%s", left, diff)
+	if diff := cmp.Diff(grant, f.Grant); diff != "" || !f.Copied || f.Left <= 0 || f.Left > time.Hour {
+		t.Errorf("left %v, copy (-want +got):\n%s", f.Left, diff)
 	}
 
 	unknown := tenant.KeyDigest{8}
 	noError(t, s.KeepGrant(ctx, unknown, nil, time.Hour))
-	if got, left, err := s.KeptGrant(ctx, unknown); got != nil || left <= 0 || err != nil {
-		t.Errorf("copy %v for %v of an unknown key, error %v", got, left, err)
+	if f, err := s.FindGrant(ctx, unknown); f.Grant != nil || !f.Copied || f.Left <= 0 || err != nil {
+		t.Errorf("of an unknown key there is %+v, %v", f, err)
 	}
 
 	// Another program may put a copy there and give it no lifetime.
 	foreign := tenant.KeyDigest{9}
 	command(t, server, "SET", "wagw:grant:"+foreign.String(), `{"key_id":"key_9","app":{"id":"app_9","account_id":null}}`)
-	if got, left, err := s.KeptGrant(ctx, foreign); err != nil || got.KeyID != "key_9" || left < 24*time.Hour {
-		t.Errorf("copy %v for %v, error %v", got, left, err)
+	if f, err := s.FindGrant(ctx, foreign); err != nil || f.Grant.KeyID != "key_9" || f.Left < 24*time.Hour {
+		t.Errorf("there is %+v, %v", f, err)
 	}
 }
 
@@ -90,8 +91,8 @@ func TestALookUpFromBeforeTheChangeCannotBringTheCopyBack(t *testing.T) {
 			read, err := here.Grant(ctx, key.Digest)
 			noError(t, err)
 			noError(t, here.KeepGrant(ctx, key.Digest, read, time.Hour))
-			if _, _, err := there.KeptGrant(ctx, key.Digest); err != nil {
-				t.Fatalf("before the change: %v", err)
+			if f, err := there.FindGrant(ctx, key.Digest); err != nil || !f.Copied {
+				t.Fatalf("before the change: %+v, %v", f, err)
 			}
 
 			noError(t, change(there))

@@ -22,6 +22,9 @@ type job struct {
 	command *goredis.StringCmd // of args
 	again   *goredis.Cmd       // the script with its text, where it was not known
 
+	// reads are the commands of a job that runs no script, and only asks questions.
+	reads []*goredis.Cmd
+
 	// turn tells that the job is done, or that it is to lead.
 	turn  chan bool
 	timer *time.Timer
@@ -44,12 +47,17 @@ const (
 )
 
 var jobs = sync.Pool{New: func() any {
-	j := &job{turn: make(chan bool, 1), timer: time.NewTimer(time.Hour)}
-	j.timer.Stop()
+	j := newJob()
 	j.args = [argsOfJob]any{0: "evalsha", 2: "2", argPayload: j}
 	j.command = goredis.NewStringCmd(context.Background(), j.args[:]...)
 	return j
 }}
+
+func newJob() *job {
+	j := &job{turn: make(chan bool, 1), timer: time.NewTimer(time.Hour)}
+	j.timer.Stop()
+	return j
+}
 
 // MarshalBinary is what go-redis writes of a job.
 func (j *job) MarshalBinary() ([]byte, error) {
@@ -60,7 +68,10 @@ func (j *job) MarshalBinary() ([]byte, error) {
 // release returns what became of a job that is done, and lets it be used again.
 func (j *job) release() answer {
 	j.timer.Stop()
-	a := answer{j.command.Val(), j.err, j.written}
+	if j.reads != nil {
+		return j.releaseReads()
+	}
+	a := answer{reply: j.command.Val(), err: j.err, sent: j.written}
 	j.command.SetVal("")
 	j.command.SetErr(nil)
 	j.node, j.script, j.err = nil, nil, nil

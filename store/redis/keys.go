@@ -64,13 +64,19 @@ func (s *Store) Grant(ctx context.Context, digest tenant.KeyDigest) (*tenant.Gra
 	if err != nil {
 		return nil, err
 	}
+	return s.grant(ctx, r)
+}
+
+// grant is what a key may do.
+func (s *Store) grant(ctx context.Context, r *keyRecord) (*tenant.Grant, error) {
 	if !r.RevokedAt.IsZero() {
 		return nil, store.ErrRevoked
 	}
-	g := &tenant.Grant{KeyID: r.ID}
-	if g.App, err = s.App(ctx, r.AppID); err != nil {
+	app, err := s.App(ctx, r.AppID)
+	if err != nil {
 		return nil, err
 	}
+	g := &tenant.Grant{KeyID: r.ID, App: app}
 	if !r.ExpiresAt.IsZero() {
 		g.ExpiresAt = &r.ExpiresAt
 	}

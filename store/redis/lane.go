@@ -44,7 +44,9 @@ type lane struct {
 // answer is what became of a job.
 type answer struct {
 	reply string
-	err   error
+	// read is what a job that asks questions was answered to each.
+	read []reading
+	err  error
 	// sent: it may have run, or run yet, although err is no answer of Redis's.
 	sent bool
 }

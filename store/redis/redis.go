@@ -78,12 +78,14 @@ type Store struct {
 	// reports: it may have the lease on reporting.
 	reports atomic.Bool
 	// away: the last round trip failed.
-	away    atomic.Bool
-	homes   homes
-	held    held
-	lanes   lanes
-	share   share
-	forsake forsaken
+	away  atomic.Bool
+	homes homes
+	held  held
+	lanes lanes
+	// readLanes are those of what only reads.
+	readLanes lanes
+	share     share
+	forsake   forsaken
 
 	trips      trips
 	closing    context.Context
@@ -172,7 +174,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	s := &Store{
 		client: connect(o), prefix: o.KeyPrefix, declared: declare(o.KeyPrefix), timeout: o.Timeout, clock: o.Clock, describe: o.Describe, serving: o.Serving, id: rand.Text(),
-		homes: newHomes(), forsake: newForsaken(), lanes: lanes{maxQueued: maxQueued},
+		homes: newHomes(), forsake: newForsaken(), lanes: lanes{maxQueued: maxQueued}, readLanes: lanes{maxQueued: maxQueued},
 	}
 	for p, keys := range s.declared {
 		s.boxed[p] = [2]any{keys[0], keys[1]}
@@ -204,6 +206,7 @@ func (s *Store) Close() error {
 		}
 		s.closeErr = s.client.Close()
 		s.lanes.wait()
+		s.readLanes.wait()
 	})
 	return s.closeErr
 }

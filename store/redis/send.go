@@ -20,7 +20,7 @@ func (s *Store) send(ctx context.Context, sc *script, p place, payload []byte) (
 }
 
 func (s *Store) sendOnce(ctx context.Context, sc *script, p place, payload []byte, deadline time.Time) (string, error) {
-	node, err := s.nodeOf(ctx, p, deadline)
+	node, err := s.nodeOf(ctx, s.base(p), deadline)
 	if err != nil {
 		return "", err
 	}
@@ -43,15 +43,15 @@ func (s *Store) sendOnce(ctx context.Context, sc *script, p place, payload []byt
 	return "", a.err
 }
 
-// nodeOf is the client of the server that a place is on.
-func (s *Store) nodeOf(ctx context.Context, p place, deadline time.Time) (*goredis.Client, error) {
+// nodeOf is the client of the server that a key is on.
+func (s *Store) nodeOf(ctx context.Context, key string, deadline time.Time) (*goredis.Client, error) {
 	cluster, ok := s.client.(*goredis.ClusterClient)
 	if !ok {
 		return s.client.(*goredis.Client), nil
 	}
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	return cluster.MasterForKey(ctx, s.base(p))
+	return cluster.MasterForKey(ctx, key)
 }
 
 // moved tells that another node of a Cluster is to be asked: nothing was run here.
