@@ -41,6 +41,8 @@ const (
 	repeated      = 'r'
 	wordForsaken  = 'f'
 	lengthOfReply = 1 + 7 + 7
+	// lengthIfFull is that of an answer that a window is full.
+	lengthIfFull = lengthOfReply + 7
 )
 
 // errForsaken means that an earlier attempt to make this hold was given up.
@@ -53,7 +55,11 @@ func (s *Store) Admit(ctx context.Context, a store.Admission) (store.Decision, e
 	if err := ctx.Err(); err != nil {
 		return store.Decision{}, err
 	}
-	d, err := s.admit(s.asOne(ctx), a)
+	asked := s.localTime()
+	if d, ok := s.full.refuse(a, asked); ok && !s.away.Load() && s.closing.Err() == nil {
+		return d, nil
+	}
+	d, err := s.admit(s.asOne(ctx), a, asked)
 	maybeMade := true
 	switch {
 	case err == nil:
@@ -89,7 +95,7 @@ func (s *Store) localTime() time.Time {
 	return time.Now()
 }
 
-func (s *Store) admit(ctx context.Context, a store.Admission) (store.Decision, error) {
+func (s *Store) admit(ctx context.Context, a store.Admission, asked time.Time) (store.Decision, error) {
 	home, err := s.home(ctx, a)
 	if err != nil {
 		if away := (awayError{}); errors.As(err, &away) {
@@ -101,6 +107,9 @@ func (s *Store) admit(ctx context.Context, a store.Admission) (store.Decision, e
 	money := placeOf(a.Account)
 	if home == money {
 		d, err := s.decide(ctx, home, a.Mode, true, true, a)
+		if err == nil {
+			s.full.note(a, d, asked)
+		}
 		return d.Decision, err
 	}
 	d, err := s.admitApart(ctx, home, money, a)
@@ -144,6 +153,8 @@ type decision struct {
 	store.Decision
 	// repeated means that the hold was made before.
 	repeated bool
+	// full is for how long, from when it was decided, Redis would decide the same, because a window is full.
+	full time.Duration
 }
 
 // decide runs the script in one place, for the windows, the money or both.
@@ -155,13 +166,13 @@ func (s *Store) decide(ctx context.Context, p place, mode store.Mode, windows, m
 	if err != nil {
 		return decision{}, err
 	}
-	if len(reply) != lengthOfReply {
+	if len(reply) != lengthOfReply && len(reply) != lengthIfFull {
 		return decision{}, unexpected(reply)
 	}
-	d := decision{store.Decision{
+	d := decision{Decision: store.Decision{
 		Second: store.Quota{Limit: a.Limits.PerSecond, Remaining: number(reply[1:8])},
-		Minute: store.Quota{Limit: a.Limits.PerMinute, Remaining: number(reply[8:])},
-	}, reply[0] == repeated}
+		Minute: store.Quota{Limit: a.Limits.PerMinute, Remaining: number(reply[8:lengthOfReply])},
+	}, repeated: reply[0] == repeated, full: time.Duration(number(reply[lengthOfReply:])) * time.Microsecond}
 	if reply[0] == wordForsaken {
 		return d, errForsaken
 	}

@@ -81,6 +81,7 @@ type Store struct {
 	away  atomic.Bool
 	homes homes
 	held  held
+	full  full
 	lanes lanes
 	// readLanes are those of what only reads.
 	readLanes lanes
@@ -174,7 +175,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	s := &Store{
 		client: connect(o), prefix: o.KeyPrefix, declared: declare(o.KeyPrefix), timeout: o.Timeout, clock: o.Clock, describe: o.Describe, serving: o.Serving, id: rand.Text(),
-		homes: newHomes(), forsake: newForsaken(), lanes: lanes{maxQueued: maxQueued}, readLanes: lanes{maxQueued: maxQueued},
+		homes: newHomes(), forsake: newForsaken(), full: full{most: maxFull}, lanes: lanes{maxQueued: maxQueued}, readLanes: lanes{maxQueued: maxQueued},
 	}
 	for p, keys := range s.declared {
 		s.boxed[p] = [2]any{keys[0], keys[1]}

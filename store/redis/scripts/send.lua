@@ -189,7 +189,19 @@ local function send()
 				count(w, q[4], q[5])
 				second, minute = second - 1, minute - 1
 			end
-			verdict = struct.pack('>c1I7I7', verdict, second > 0 and second or 0, minute > 0 and minute or 0)
+			if verdict == 's' or verdict == 'm' then
+				-- Behind it, for how long neither window changes: nothing is admitted meanwhile.
+				local left, span = 60e6, 1e6
+				for m = 0, MINUTE, MINUTE do
+					if w[m + TOTAL] > 0 then
+						left = math.min(left, (w[m + CLOSED] > 0 and w[m + OLDEST] or w[m + NEWEST]) + span - w.at)
+					end
+					span = 60e6
+				end
+				verdict = struct.pack('>c1I7I7I7', verdict, second > 0 and second or 0, minute > 0 and minute or 0, left)
+			else
+				verdict = struct.pack('>c1I7I7', verdict, second > 0 and second or 0, minute > 0 and minute or 0)
+			end
 		end
 		replies[i] = verdict
 	end
