@@ -157,6 +157,7 @@ func (s *sharedStore) settle(st settlement) {
 		return
 	}
 	if !inOrder {
+		st.patient = true
 		s.retries.Go(func() { s.settleNow(st) })
 		return
 	}

@@ -171,6 +171,13 @@ type Settler interface {
 	SettleHold(id HoldID, outcome Outcome, messageID string, done func(error))
 }
 
+// PatientCapturer is a [Wallet] to which requests take a way that is worth sharing.
+type PatientCapturer interface {
+	// CapturePatiently is Capture for a caller whom nobody waits for: it may take some milliseconds
+	// longer, and goes with what others ask for meanwhile.
+	CapturePatiently(ctx context.Context, id HoldID, messageID string) error
+}
+
 // HoldID names a hold: it is made by the caller, with [NewHoldID], and travels
 // to Meta and back.
 type HoldID string

@@ -162,7 +162,7 @@ func (s *Store) decide(ctx context.Context, p place, mode store.Mode, windows, m
 	q := make(packed, 0, 160)
 	q = append(q, modes[mode], flag(windows), flag(money)).number(a.Limits.PerSecond).number(a.Limits.PerMinute)
 	q = q.text(string(a.Account)).text(string(a.App)).decimal(int64(a.Fee)).text(string(a.HoldID))
-	reply, err := s.send(ctx, admitScript, p, q)
+	reply, err := s.send(ctx, admitScript, p, q, false)
 	if err != nil {
 		return decision{}, err
 	}

@@ -33,6 +33,8 @@ type job struct {
 	queued, leads bool
 	// written: it has been written to a connection's buffer, and so may have been sent.
 	written bool
+	// patient: nobody waits for it.
+	patient bool
 	err     error
 }
 

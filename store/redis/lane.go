@@ -16,12 +16,16 @@ const (
 	// sent on another connection: on a long way to Redis, or where one connection hangs,
 	// scripts overtake one another as they would without a lane.
 	maxQueued = time.Millisecond
+	// maxAlone is how long a script for which nobody waits stays until one comes for which somebody does, and
+	// maxPatient is how many of them need no such company.
+	maxAlone   = 2 * time.Millisecond
+	maxPatient = 32
 )
 
 // lane is the way to one server of the scripts that every send needs. What comes while
 // others wait for their answers is sent with all that has come by then, in one write: the
 // server then reads once, writes to its disk once and answers once; see [convoy]. A script that is
-// alone is sent at once. One of those who wait does the sending, so that there are no
+// alone is sent at once, unless nobody waits for it. One of those who wait does the sending, so that there are no
 // goroutines to end, and nothing is sent twice.
 //
 // go-redis's AutoPipeline is experimental and sends under a context of its own, so that a deadline
@@ -29,8 +33,8 @@ const (
 // gave up is not told whether it was sent. In full duplex it repeats what a broken connection
 // has left unanswered.
 type lane struct {
-	// maxQueued is the constant, but for tests.
-	maxQueued time.Duration
+	// maxQueued and maxAlone are the constants, but for tests.
+	maxQueued, maxAlone time.Duration
 
 	mu sync.Mutex
 	// waiting are the jobs that are not sent yet.
@@ -56,11 +60,15 @@ func (l *lane) run(ctx context.Context, j *job) answer {
 	l.mu.Lock()
 	j.queued = true
 	l.waiting = append(l.waiting, j)
-	if l.leaders == 0 {
+	if l.leaders == 0 && l.urgent() {
 		l.appoint(j)
 	}
 	l.mu.Unlock()
-	j.timer.Reset(min(l.maxQueued, time.Until(j.deadline)))
+	queued := l.maxQueued
+	if j.patient {
+		queued = l.maxAlone
+	}
+	j.timer.Reset(min(queued, time.Until(j.deadline)))
 	for {
 		select {
 		case done := <-j.turn:
@@ -103,6 +111,11 @@ func (l *lane) appointNext() {
 	}
 }
 
+// urgent tells whether what waits is to be sent by itself.
+func (l *lane) urgent() bool {
+	return len(l.waiting) >= maxPatient || slices.ContainsFunc(l.waiting, func(j *job) bool { return !j.patient })
+}
+
 // overtake has those that wait sent although others are under way, and tells whether the job
 // is one of them.
 func (l *lane) overtake(j *job) (queued bool) {
@@ -137,10 +150,10 @@ func (l *lane) leave(j *job, err error) answer {
 	return answer{err: err}
 }
 
-// resign ends a job's lead. Where nobody else leads, the next one does.
+// resign ends a job's lead. Where nobody else leads, the next one does, if there is one that does not wait for company.
 func (l *lane) resign(j *job) {
 	j.leads = false
-	if l.leaders--; l.leaders == 0 {
+	if l.leaders--; l.leaders == 0 && l.urgent() {
 		l.appointNext()
 	}
 }

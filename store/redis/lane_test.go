@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -216,4 +217,87 @@ func TestScriptsThatAreNotKnownAreSentOnceMore(t *testing.T) {
 		senders.Wait()
 	}
 	b.wantHolds(rounds*each, 0, 1)
+}
+
+// patient has a capture of a new hold wait in the lane, and returns what becomes of it.
+func (b *books) patient(s *Store) <-chan error {
+	id := b.hold(s)
+	done := make(chan error, 1)
+	go func() { done <- s.CapturePatiently(b.t.Context(), id, messageOf(id)) }()
+	return done
+}
+
+func TestACaptureForWhichNobodyWaitsGoesWithTheNextHold(t *testing.T) {
+	t.Parallel()
+	b, s, w := onLane(t, patience, time.Hour)
+	s.theLane().maxAlone = time.Hour
+	captured := b.patient(s)
+	eventually(t, "it waits", func() bool { return s.theLane().queued() == 1 })
+	writes := 0
+	w.decide(func([]byte) fate { writes++; return arrives })
+	b.hold(s)
+	noError(t, <-captured)
+	if writes != 1 {
+		t.Errorf("both took %d writes", writes)
+	}
+	b.wantHolds(2, 0, 1)
+}
+
+func TestACaptureForWhichNobodyWaitsGoesAloneSoon(t *testing.T) {
+	t.Parallel()
+	b, s, _ := onLane(t, patience, time.Hour)
+	noError(t, <-b.patient(s))
+	b.wantHolds(2, 0, 0)
+}
+
+func TestManyCapturesNeedNoHoldToGoWith(t *testing.T) {
+	t.Parallel()
+	b, s, _ := onLane(t, patience, time.Hour)
+	s.theLane().maxAlone = time.Hour
+	holds := make([]store.HoldID, maxPatient)
+	for i := range holds {
+		holds[i] = b.hold(s)
+	}
+	var running sync.WaitGroup
+	for _, id := range holds {
+		running.Go(func() { succeeds(t, s.CapturePatiently(t.Context(), id, messageOf(id))) })
+	}
+	running.Wait()
+	b.wantHolds(1+maxPatient, 0, 0)
+}
+
+// What comes back while captures alone wait has none of them lead.
+func TestCapturesThatWaitBehindAHoldWaitForTheNext(t *testing.T) {
+	t.Parallel()
+	b, s, w := onLane(t, patience, time.Hour)
+	s.theLane().maxAlone = time.Hour
+	early, late := b.hold(s), b.hold(s)
+	under, proceed := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	var writes atomic.Int64
+	w.decide(func([]byte) fate {
+		writes.Add(1)
+		once.Do(func() { close(under); <-proceed })
+		return arrives
+	})
+	var running sync.WaitGroup
+	running.Go(func() { b.hold(s) })
+	<-under
+	for _, id := range []store.HoldID{early, late} {
+		running.Go(func() { succeeds(t, s.CapturePatiently(t.Context(), id, messageOf(id))) })
+	}
+	eventually(t, "both wait", func() bool { return s.theLane().queued() == 2 })
+	close(proceed)
+	eventually(t, "the hold is back", func() bool {
+		l := s.theLane()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.leaders == 0 && len(l.waiting) == 2
+	})
+	b.hold(s)
+	running.Wait()
+	if n := writes.Load(); n != 2 {
+		t.Errorf("two holds and two captures took %d writes", n)
+	}
+	b.wantHolds(3, 0, 2)
 }

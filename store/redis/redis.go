@@ -175,7 +175,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	s := &Store{
 		client: connect(o), prefix: o.KeyPrefix, declared: declare(o.KeyPrefix), timeout: o.Timeout, clock: o.Clock, describe: o.Describe, serving: o.Serving, id: rand.Text(),
-		homes: newHomes(), forsake: newForsaken(), full: full{most: maxFull}, lanes: lanes{maxQueued: maxQueued}, readLanes: lanes{maxQueued: maxQueued},
+		homes: newHomes(), forsake: newForsaken(), full: full{most: maxFull}, lanes: newLanes(), readLanes: newLanes(),
 	}
 	for p, keys := range s.declared {
 		s.boxed[p] = [2]any{keys[0], keys[1]}
@@ -373,8 +373,9 @@ func hasCode(err error, codes []string) bool {
 
 // Interface guards
 var (
-	_ store.Store          = (*Store)(nil)
-	_ store.Follower       = (*Store)(nil)
-	_ store.HoldRememberer = (*Store)(nil)
-	_ store.GrantKeeper    = (*Store)(nil)
+	_ store.Store           = (*Store)(nil)
+	_ store.Follower        = (*Store)(nil)
+	_ store.HoldRememberer  = (*Store)(nil)
+	_ store.GrantKeeper     = (*Store)(nil)
+	_ store.PatientCapturer = (*Store)(nil)
 )

@@ -9,23 +9,24 @@ import (
 )
 
 // send runs a script that every send needs in one place, as one round trip that is shared with
-// others under way. It may run more than once: payload is what it is to do.
-func (s *Store) send(ctx context.Context, sc *script, p place, payload []byte) (reply string, err error) {
+// others under way. It may run more than once: payload is what it is to do. Where it is patient, it waits a little
+// for others.
+func (s *Store) send(ctx context.Context, sc *script, p place, payload []byte, patient bool) (reply string, err error) {
 	deadline := s.deadline(ctx)
 	err = s.attempts(ctx, deadline, func() (err error) {
-		reply, err = s.sendOnce(ctx, sc, p, payload, deadline)
+		reply, err = s.sendOnce(ctx, sc, p, payload, patient, deadline)
 		return err
 	})
 	return reply, err
 }
 
-func (s *Store) sendOnce(ctx context.Context, sc *script, p place, payload []byte, deadline time.Time) (string, error) {
+func (s *Store) sendOnce(ctx context.Context, sc *script, p place, payload []byte, patient bool, deadline time.Time) (string, error) {
 	node, err := s.nodeOf(ctx, s.base(p), deadline)
 	if err != nil {
 		return "", err
 	}
 	j := jobs.Get().(*job)
-	j.node, j.script, j.payload, j.deadline = node, sc, payload, deadline
+	j.node, j.script, j.payload, j.patient, j.deadline = node, sc, payload, patient, deadline
 	j.args[argSHA], j.args[argBase], j.args[argNoKey], j.args[argNow] = sc.boxed, s.boxed[p][0], s.boxed[p][1], s.now()
 	a := s.lanes.to(node).run(ctx, j)
 	switch {
@@ -63,15 +64,17 @@ func moved(err error) bool {
 // waits for another.
 type lanes struct {
 	byAddress sync.Map
-	// maxQueued is that of each of them.
-	maxQueued time.Duration
+	// maxQueued and maxAlone are those of each of them.
+	maxQueued, maxAlone time.Duration
 }
+
+func newLanes() lanes { return lanes{maxQueued: maxQueued, maxAlone: maxAlone} }
 
 func (l *lanes) to(node *goredis.Client) *lane {
 	address := node.Options().Addr
 	known, ok := l.byAddress.Load(address)
 	if !ok {
-		known, _ = l.byAddress.LoadOrStore(address, &lane{maxQueued: l.maxQueued})
+		known, _ = l.byAddress.LoadOrStore(address, &lane{maxQueued: l.maxQueued, maxAlone: l.maxAlone})
 	}
 	return known.(*lane)
 }

@@ -26,15 +26,20 @@ var settles = map[store.Outcome]byte{store.Captured: 3, store.Released: 4}
 
 // Capture implements [store.Store].
 func (s *Store) Capture(ctx context.Context, id store.HoldID, messageID string) error {
-	return s.settle(ctx, id, store.Captured, messageID)
+	return s.settle(ctx, id, store.Captured, messageID, false)
+}
+
+// CapturePatiently implements [store.PatientCapturer].
+func (s *Store) CapturePatiently(ctx context.Context, id store.HoldID, messageID string) error {
+	return s.settle(ctx, id, store.Captured, messageID, true)
 }
 
 // Release implements [store.Store].
 func (s *Store) Release(ctx context.Context, id store.HoldID) error {
-	return s.settle(ctx, id, store.Released, "")
+	return s.settle(ctx, id, store.Released, "", false)
 }
 
-func (s *Store) settle(ctx context.Context, id store.HoldID, outcome store.Outcome, messageID string) error {
+func (s *Store) settle(ctx context.Context, id store.HoldID, outcome store.Outcome, messageID string, patient bool) error {
 	if len(id) != store.HoldIDLength {
 		return store.ErrNotFound
 	}
@@ -46,10 +51,10 @@ func (s *Store) settle(ctx context.Context, id store.HoldID, outcome store.Outco
 	q := make(packed, 0, 256)
 	q = append(q, settles[outcome])
 	q = q.text(string(id)).text(messageID).text(string(own.Account)).text(string(own.App)).decimal(int64(own.Fee))
-	reply, err := s.send(ctx, settleScript, p, q)
+	reply, err := s.send(ctx, settleScript, p, q, patient)
 	if err == nil && reply == "unknown" && !known {
 		if p, known, err = s.findHold(ctx, id); known {
-			reply, err = s.send(ctx, settleScript, p, q)
+			reply, err = s.send(ctx, settleScript, p, q, patient)
 		}
 	}
 	if err != nil {
