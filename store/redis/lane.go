@@ -14,8 +14,9 @@ const (
 	maxTogether = 128
 	// maxQueued is how long a script waits for the answers to those before it. Then it is
 	// sent on another connection: on a long way to Redis, or where one connection hangs,
-	// scripts overtake one another as they would without a lane.
-	maxQueued = time.Millisecond
+	// scripts overtake one another as they would without a lane. It is longer than goroutines
+	// wait for a processor on a busy machine, where overtaking would make many small runs.
+	maxQueued = 4 * time.Millisecond
 	// maxAlone is how long a script for which nobody waits stays until one comes for which somebody does, and
 	// maxPatient is how many of them need no such company.
 	maxAlone   = 2 * time.Millisecond
