@@ -194,7 +194,7 @@ func (in *intake) add(number int, l addressed) {
 // was accepted whose hold is open, and that a template was delivered.
 func (in *intake) addStatus(l addressed, st *event.Status) {
 	id, _, sender := l.hold(st.CallbackData, in.holds)
-	status := store.Status{Hold: id, MessageID: st.MessageID, Captured: sender.Captured, Accounts: l.accounts()}
+	status := store.Status{Hold: id, MessageID: st.MessageID, Captured: sender.Captured, Sender: sender, Accounts: l.accounts()}
 	if id != "" && len(status.Accounts) > 0 && !slices.Contains(status.Accounts, sender.Account) {
 		status.Accounts = append(status.Accounts, sender.Account) // the app may have changed its account since
 	}

@@ -179,8 +179,10 @@ type Status struct {
 	// [Outbox.Receive] need not look elsewhere. Empty: any.
 	Accounts []tenant.AccountID
 	// Captured says that [Outbox.Holds] has told so: then there is nothing to
-	// settle, which saves the store to look.
+	// settle, which saves the store to look. Sender is then what it has told; zero: it
+	// has to look.
 	Captured bool
+	Sender   Sender
 	// TemplateFee is the price of the template by currency; nil where the status
 	// says nothing that is to be charged. That of the account's currency counts.
 	TemplateFee map[string]pricing.Micros

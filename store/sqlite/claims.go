@@ -177,11 +177,11 @@ func (w *writer) settleAttempt(c store.Claimed, a store.Attempt) (err error) {
 	}
 	switch a.Result {
 	case store.Delivered:
-		_, err = w.statements.deleteEvent.Exec(c.ID)
+		_, err = w.commands.deleteEvent.exec(string(c.ID))
 	case store.Failed:
-		_, err = w.statements.updateEvent.Exec(store.Pending, a.NextAttemptAt.UnixMicro(), a.Error, c.ID, c.Attempts)
+		_, err = w.commands.updateEvent.exec(string(store.Pending), a.NextAttemptAt.UnixMicro(), a.Error, string(c.ID), int64(c.Attempts))
 	case store.GivenUp:
-		_, err = w.statements.updateEvent.Exec(store.Dead, w.clock().UnixMicro(), a.Error, c.ID, c.Attempts)
+		_, err = w.commands.updateEvent.exec(string(store.Dead), w.clock().UnixMicro(), a.Error, string(c.ID), int64(c.Attempts))
 	}
 	return err
 }

@@ -9,9 +9,9 @@ import (
 	"strings"
 )
 
-// command is a statement that is run for every commit or every send. It goes to the
-// driver directly: database/sql would allocate some fifty objects each time. As
-// everything of the writer's, it is used by one goroutine.
+// command is a statement that is run for every commit, send or event. It goes to the
+// driver directly: database/sql would allocate some fifty objects each time. It is used by
+// one goroutine at a time, which for those of the writer is the writer's.
 type command struct {
 	conn      *sql.Conn
 	statement driver.Stmt
@@ -58,22 +58,44 @@ func (c *command) exec(values ...driver.Value) (n int64, err error) {
 
 // number runs a statement that returns one whole number.
 func (c *command) number(values ...driver.Value) (n int64, err error) {
-	err = c.conn.Raw(func(any) error {
+	err = c.row(c.one[:], values...)
+	n, _ = c.one[0].(int64)
+	return n, err
+}
+
+// row runs a statement for its first row, whose columns it puts into to; sql.ErrNoRows
+// where there is none.
+func (c *command) row(to []driver.Value, values ...driver.Value) error {
+	found := false
+	err := c.rows(to, func() bool { found = true; return false }, values...)
+	if err == nil && !found {
+		err = sql.ErrNoRows
+	}
+	return err
+}
+
+// rows runs a statement and calls each with the columns of every row in to, until that
+// returns false. Texts and blobs are the caller's.
+func (c *command) rows(to []driver.Value, each func() bool, values ...driver.Value) error {
+	return c.conn.Raw(func(any) error {
 		c.bind(values)
 		rows, err := c.statement.(driver.StmtQueryContext).QueryContext(context.Background(), c.values)
 		if err != nil {
 			return err
 		}
-		if err = rows.Next(c.one[:]); err == io.EOF {
-			err = sql.ErrNoRows
+		for err == nil {
+			if err = rows.Next(to); err == nil && !each() {
+				break
+			}
 		}
-		n, _ = c.one[0].(int64)
+		if err == io.EOF {
+			err = nil
+		}
 		if closeErr := rows.Close(); err == nil {
 			err = closeErr
 		}
 		return err
 	})
-	return n, err
 }
 
 // close gives a statement back to SQLite, if there is one.
@@ -91,6 +113,9 @@ type commands struct {
 	insertEntry, lastSeq       *command
 	insertHold, updateWallet   *command
 	countHeld, insertMessage   *command
+	selectHeld                 *command
+	insertEvent, deleteEvent   *command
+	updateEvent                *command
 }
 
 // all are the commands by their text.
@@ -99,13 +124,18 @@ func (c *commands) all() map[string]**command {
 		"BEGIN IMMEDIATE":     &c.begin,
 		"COMMIT":              &c.commit,
 		"PRAGMA data_version": &c.dataVersion,
-		"INSERT INTO ledger_tail (seq, records) VALUES (?, ?)":                                    &c.insertTail,
-		"DELETE FROM ledger_tail WHERE seq < ?":                                                   &c.deleteTail,
-		"SELECT ifnull(max(seq), 0) FROM ledger":                                                  &c.lastSeq,
-		"INSERT INTO holds (id, account_id, app_id, amount, made_at) VALUES (?, ?, ?, ?, ?)":      &c.insertHold,
-		"UPDATE accounts SET credited = ?, available = ?, held = ?, captured = ? WHERE rowid = ?": &c.updateWallet,
-		"SELECT count(*) FROM ledger WHERE id IN (?, ?, ?)":                                       &c.countHeld,
-		"INSERT INTO messages (key, seq) VALUES (?, ?) ON CONFLICT DO NOTHING":                    &c.insertMessage,
+		"INSERT INTO ledger_tail (seq, records) VALUES (?, ?)":                                                                                 &c.insertTail,
+		"DELETE FROM ledger_tail WHERE seq < ?":                                                                                                &c.deleteTail,
+		"SELECT ifnull(max(seq), 0) FROM ledger":                                                                                               &c.lastSeq,
+		"INSERT INTO holds (id, account_id, app_id, amount, made_at) VALUES (?, ?, ?, ?, ?)":                                                   &c.insertHold,
+		"UPDATE accounts SET credited = ?, available = ?, held = ?, captured = ? WHERE rowid = ?":                                              &c.updateWallet,
+		"SELECT count(*) FROM ledger WHERE id IN (?, ?, ?)":                                                                                    &c.countHeld,
+		"INSERT INTO messages (key, seq) VALUES (?, ?) ON CONFLICT DO NOTHING":                                                                 &c.insertMessage,
+		"SELECT account_id, amount, ifnull(app_id, '') FROM ledger WHERE id IN (?, ?, ?) LIMIT 1":                                              &c.selectHeld,
+		"DELETE FROM outbox WHERE id = ?":                                                                                                      &c.deleteEvent,
+		"UPDATE outbox SET attempts = attempts + 1, state = ?, due_at = ?, last_error = ? WHERE id = ? AND attempts = ? AND state = 'pending'": &c.updateEvent,
+		`INSERT INTO outbox (id, app_id, event, state, received_at, due_at, last_error, payload)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`: &c.insertEvent,
 		`INSERT INTO ledger (seq, id, account_id, kind, amount, balance, app_id, message_id, at, held_seq, held_balance, held_at)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`: &c.insertEntry,
 	}

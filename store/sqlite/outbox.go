@@ -63,7 +63,7 @@ func (w *writer) insertEvents(events []store.Event) error {
 	quarantined := false
 	for i := range events {
 		e := &events[i]
-		_, err := w.statements.insertEvent.Exec(e.ID, null(e.App), e.Name, e.State, now, now, null(e.LastError), blob(e.Payload))
+		_, err := w.commands.insertEvent.exec(string(e.ID), null(e.App), string(e.Name), string(e.State), now, now, null(e.LastError), blob(e.Payload))
 		if err != nil {
 			return err
 		}

@@ -144,8 +144,12 @@ func TestStatementsOfTheWriterUseIndexes(t *testing.T) {
 	for query := range s.reads.all() {
 		queries = append(queries, query)
 	}
+	for query := range s.writer.commands.all() {
+		queries = append(queries, query)
+	}
+	queries = append(queries, selectSender)
 	for _, query := range queries {
-		if strings.HasPrefix(query, "PRAGMA") {
+		if strings.HasPrefix(query, "PRAGMA") || !strings.Contains(query, " ") || strings.HasPrefix(query, "BEGIN") {
 			continue
 		}
 		rows, err := s.reading.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+query, make([]any, strings.Count(query, "?"))...)

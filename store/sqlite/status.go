@@ -3,7 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
+	"database/sql/driver"
 	"errors"
 	"time"
 
@@ -23,44 +23,38 @@ type earlyFee struct {
 	at     time.Time
 }
 
+// selectSender finds what the ledger has of a hold, by the ids that its entries may have.
+const selectSender = "SELECT account_id, ifnull(app_id, ''), kind = 'capture' FROM ledger WHERE id IN (?, ?, ?, ?)"
+
 // Holds implements [store.Store].
 func (s *Store) Holds(ctx context.Context, ids []store.HoldID) (map[store.HoldID]store.Sender, error) {
 	senders := make(map[store.HoldID]store.Sender, len(ids))
-	wanted := make([][5]string, 0, len(ids))
+	lookup, err := s.senders.take(ctx)
+	if err != nil {
+		return nil, s.readError(err)
+	}
+	defer s.senders.give(lookup)
+	var columns [3]driver.Value
 	for _, id := range ids {
 		if !id.Valid() {
 			continue
 		}
-		if sender, ok := s.writer.tail.sender(id); ok {
-			senders[id] = sender // and perhaps once more, in the tables
-		}
-		wanted = append(wanted, [5]string{
-			string(id), id.EntryID(store.KindHold), id.EntryID(store.KindCapture), id.EntryID(store.KindRelease),
-			id.Again().EntryID(store.KindCapture),
-		})
-	}
-	if len(wanted) == 0 {
-		return senders, nil
-	}
-	text, err := json.Marshal(wanted)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := s.reads.selectHolds.QueryContext(ctx, string(text))
-	if err != nil {
-		return nil, s.readError(err)
-	}
-	defer rows.Close()
-	for rows.Next() { // up to four for a hold
-		var id store.HoldID
-		var sender store.Sender
-		if err := rows.Scan(&id, &sender.Account, &sender.App, &sender.Captured); err != nil {
+		sender, known := s.writer.tail.sender(id)    // and perhaps once more, in the ledger
+		err := lookup.rows(columns[:], func() bool { // up to four for a hold
+			account, _ := columns[0].(string)
+			app, _ := columns[1].(string)
+			sender.Account, sender.App, known = tenant.AccountID(account), tenant.AppID(app), true
+			sender.Captured = sender.Captured || columns[2] == int64(1)
+			return true
+		}, id.EntryID(store.KindHold), id.EntryID(store.KindCapture), id.EntryID(store.KindRelease), id.Again().EntryID(store.KindCapture))
+		if err != nil {
 			return nil, s.readError(err)
 		}
-		sender.Captured = sender.Captured || senders[id].Captured
-		senders[id] = sender
+		if known {
+			senders[id] = sender
+		}
 	}
-	return senders, s.readError(rows.Err())
+	return senders, nil
 }
 
 // applyStatus does what a status means for the wallets.
@@ -123,7 +117,9 @@ func (w *writer) templateFee(status store.Status) (store.FeeResult, error) {
 	var app tenant.AppID
 	var account tenant.AccountID
 	var err error
-	if status.Hold != "" {
+	if status.Captured && status.Sender.Account != "" {
+		app, account = status.Sender.App, status.Sender.Account
+	} else if status.Hold != "" {
 		var hold store.Entry
 		hold, account, err = w.hold(status.Hold)
 		app = hold.AppID
@@ -199,9 +195,15 @@ func (w *writer) hold(id store.HoldID) (e store.Entry, account tenant.AccountID,
 	if h := w.tail.find(id); h != nil {
 		return store.Entry{Amount: h.amount, AppID: h.app}, h.account, nil
 	}
-	err = w.statements.selectHeld.QueryRow(id.EntryID(store.KindHold), id.EntryID(store.KindCapture), id.EntryID(store.KindRelease)).
-		Scan(&account, &e.Amount, &e.AppID)
-	return e, account, err
+	var columns [3]driver.Value
+	err = w.commands.selectHeld.row(columns[:], id.EntryID(store.KindHold), id.EntryID(store.KindCapture), id.EntryID(store.KindRelease))
+	if err != nil {
+		return e, "", err
+	}
+	of, _ := columns[0].(string)
+	amount, _ := columns[1].(int64)
+	app, _ := columns[2].(string)
+	return store.Entry{Amount: pricing.Micros(amount), AppID: tenant.AppID(app)}, tenant.AccountID(of), nil
 }
 
 // walletOfEntry is [writer.wallet] for an account that the ledger names: that
