@@ -45,15 +45,32 @@ func (c *command) bind(values []driver.Value) {
 
 // exec runs a statement that returns no rows, and tells how many it has written.
 func (c *command) exec(values ...driver.Value) (n int64, err error) {
+	result, err := c.run(values)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+// insert runs a statement that inserts one row or none, and returns the row's number or 0.
+func (c *command) insert(values ...driver.Value) (row int64, err error) {
+	result, err := c.run(values)
+	if err != nil {
+		return 0, err
+	}
+	if n, err := result.RowsAffected(); n == 0 || err != nil {
+		return 0, err
+	}
+	return result.LastInsertId()
+}
+
+func (c *command) run(values []driver.Value) (result driver.Result, err error) {
 	err = c.conn.Raw(func(any) error {
 		c.bind(values)
-		result, err := c.statement.(driver.StmtExecContext).ExecContext(context.Background(), c.values)
-		if err == nil {
-			n, err = result.RowsAffected()
-		}
+		result, err = c.statement.(driver.StmtExecContext).ExecContext(context.Background(), c.values)
 		return err
 	})
-	return n, err
+	return result, err
 }
 
 // number runs a statement that returns one whole number.

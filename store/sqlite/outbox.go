@@ -63,11 +63,14 @@ func (w *writer) insertEvents(events []store.Event) error {
 	quarantined := false
 	for i := range events {
 		e := &events[i]
-		_, err := w.commands.insertEvent.exec(string(e.ID), null(e.App), string(e.Name), string(e.State), now, now, null(e.LastError), blob(e.Payload))
+		seq, err := w.commands.insertEvent.insert(string(e.ID), null(e.App), string(e.Name), string(e.State), now, now, null(e.LastError), blob(e.Payload))
 		if err != nil {
 			return err
 		}
 		quarantined = quarantined || e.State == store.Quarantined
+		if seq > 0 && e.State == store.Pending && w.windows != nil {
+			w.received = append(w.received, newFreshEvent(e, seq, now))
+		}
 	}
 	if !quarantined {
 		return nil
@@ -136,14 +139,10 @@ func (s *Store) Bury(ctx context.Context, app tenant.AppID, before time.Time, re
 // claimed meanwhile. Claims that have run out are over with it: after a replay
 // their outcome would be that of another delivery.
 func (s *Store) buryUnclaimed(ctx context.Context, app tenant.AppID, found []store.EventID, before time.Time, reason string) (int, error) {
-	s.claims.mu.Lock()
-	defer s.claims.mu.Unlock()
+	s.claims.looking.Lock()
+	defer s.claims.looking.Unlock()
 	claimed := s.claims.of(app, s.writer.clock())
-	for _, id := range found {
-		if _, current := claimed[id]; !current {
-			s.claims.drop(app, id)
-		}
-	}
+	s.claims.dropOthers(app, found, claimed)
 	return s.move(ctx, func(w *writer) (int64, error) {
 		return w.write(`UPDATE outbox SET state = 'dead', due_at = ?, last_error = ? WHERE id IN (SELECT value FROM json_each(?))
 			AND state = 'pending' AND received_at < ? AND id NOT IN (SELECT value FROM json_each(?))`,
@@ -153,8 +152,6 @@ func (s *Store) buryUnclaimed(ctx context.Context, app tenant.AppID, found []sto
 
 // claimedEvents lists the claimed events of an app, for json_each.
 func (s *Store) claimedEvents(app tenant.AppID) string {
-	s.claims.mu.Lock()
-	defer s.claims.mu.Unlock()
 	return list(slices.Collect(maps.Keys(s.claims.of(app, s.writer.clock()))))
 }
 
@@ -210,13 +207,15 @@ func (s *Store) Replay(ctx context.Context, ids []store.EventID, app tenant.AppI
 	})
 }
 
-// move has the writer run a step that moves events, and returns how many.
+// move has the writer run a step that moves events, and returns how many. What is known of
+// those that are not claimed is forgotten with it, whoever still waits for it.
 func (s *Store) move(ctx context.Context, step func(*writer) (int64, error)) (int, error) {
 	var n int64
 	err := s.writer.do(ctx, &operation{apply: func(w *writer) (err error) {
 		if _, err = w.begin(); err != nil {
 			return err
 		}
+		w.moved = true
 		n, err = step(w)
 		return err
 	}})

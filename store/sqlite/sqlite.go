@@ -55,7 +55,7 @@ type Store struct {
 	writing *sql.DB
 	reading *sql.DB
 	lock    *lock // nil where not exclusive
-	claims  claims
+	claims  *claims
 	// admitTimes are how long admissions may take.
 	admitTimes *deadline.Shared
 	settlings  sync.Pool
@@ -79,7 +79,7 @@ func Open(ctx context.Context, path string, o Options) (_ *Store, err error) {
 	if err := createPrivately(path); err != nil {
 		return nil, err
 	}
-	s := &Store{claims: newClaims(), admitTimes: deadline.New(store.AdmitTimeout), receiving: semaphore.NewWeighted(outboxGroup)}
+	s := &Store{admitTimes: deadline.New(store.AdmitTimeout), receiving: semaphore.NewWeighted(outboxGroup)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("opening %s: %w", path, err), s.closeDatabases())
@@ -108,7 +108,7 @@ func Open(ctx context.Context, path string, o Options) (_ *Store, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.writer = w
+	s.writer, s.claims = w, w.claims
 	err = errors.Join(prepare(ctx, s.reading, s.reads.all()), s.senders.open(ctx, s.reading, selectSender))
 	if err == nil {
 		s.doorman, err = newDoorman(ctx, s.reading)
@@ -127,8 +127,8 @@ func newWriter(ctx context.Context, db *sql.DB, o Options) (_ *writer, err error
 	w := &writer{
 		clock: o.Clock, epoch: epoch,
 		queue: newQueue(), timer: time.NewTimer(0), closing: make(chan struct{}), closed: make(chan struct{}),
-		earlyFees: make(map[string]earlyFee),
-		tail:      newTail(), messages: messageIndex{batch: indexBatch}, lost: true,
+		earlyFees: make(map[string]earlyFee), claims: newClaims(),
+		tail: newTail(), messages: messageIndex{batch: indexBatch}, lost: true,
 	}
 	if w.conn, err = db.Conn(ctx); err != nil {
 		return nil, err

@@ -36,8 +36,8 @@ func (r *reads) all() map[string]**sql.Stmt {
 	return map[string]**sql.Stmt{
 		"SELECT k.id, k.expires_at, k.revoked_at IS NOT NULL, " + appColumns + `
 			FROM api_keys k JOIN apps a ON a.id = k.app_id WHERE k.digest = ?`: &r.selectGrant,
-		"SELECT seq, id, due_at FROM outbox WHERE app_id = ? AND state = 'pending' ORDER BY due_at, seq LIMIT ?": &r.selectDue,
-		"SELECT " + eventColumns + ", payload FROM outbox WHERE seq = ?":                                         &r.selectEvent,
+		"SELECT seq, id, due_at FROM outbox WHERE app_id = ? AND state = 'pending' AND seq NOT BETWEEN ? AND ? ORDER BY due_at, seq LIMIT ?": &r.selectDue,
+		"SELECT " + eventColumns + ", payload FROM outbox WHERE seq = ?":                                                                     &r.selectEvent,
 	}
 }
 

@@ -56,6 +56,7 @@ func (w *writer) refresh() (changed bool, err error) {
 	}
 	if version != w.dataVersion {
 		w.generation.Add(1)
+		w.claims.forgetAll()
 	}
 	w.watched.Store(&began)
 	w.forget()
@@ -89,6 +90,10 @@ func (w *writer) commit() error {
 	if _, err := w.commands.commit.exec(); err != nil {
 		return err
 	}
+	if w.moved {
+		w.claims.forgetAll()
+	}
+	w.claims.received(w.received)
 	w.endTransaction()
 	w.tail.committed()
 	w.messages.committed()
@@ -136,7 +141,8 @@ func (w *writer) endTransaction() {
 		w.generation.Add(1)
 		w.changedDirectory = true
 	}
-	w.open, w.stale, w.dirty, w.counted = false, false, w.dirty[:0], w.counted[:0]
+	clear(w.received) // of their payloads
+	w.open, w.stale, w.moved, w.dirty, w.counted, w.received = false, false, false, w.dirty[:0], w.counted[:0], w.received[:0]
 }
 
 // wallet returns an account's money, from memory if it is there. Those of which

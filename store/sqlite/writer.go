@@ -65,6 +65,7 @@ type writer struct {
 	windows     *crowd[tenant.AppID, window.Windows] // nil for a command
 	wallets     crowd[tenant.AccountID, wallet]
 	earlyFees   map[string]earlyFee // by message id
+	claims      *claims
 
 	// The transaction under way.
 	open   bool
@@ -76,6 +77,8 @@ type writer struct {
 	counted          []*window.Windows // what to undo if it fails
 	pending          []*operation
 	current          *operation
+	received         []freshEvent
+	moved            bool // events are pending, or not any more, for another reason
 
 	tidyAgain time.Time // not before; see tidy
 	logger    atomic.Pointer[zap.Logger]
@@ -352,6 +355,7 @@ func (w *writer) sweep() {
 		w.wallets.deleteFunc(func(wl *wallet) bool { return wl.Balance == store.Balance(wl.entered) })
 	}
 	w.forgetEarlyFees()
+	w.claims.sweep(w.clock())
 	// What stays behind because this failed is swept the next time.
 	_, _ = w.write("DELETE FROM free_admissions WHERE at < ?", w.clock().Add(-time.Minute).UnixMicro())
 	w.sweeping = w.sweepDeadLetters()
