@@ -66,7 +66,7 @@ var attemptResults = map[store.AttemptResult]string{
 // the attempts under way, which keep the store open.
 func (a *App) deliver(ctx context.Context) {
 	logger := zap.New(&latestCore{store: a.store}).Named(moduleName + ".delivery")
-	worker := delivery.New(a.Delivery.config(), a.store, logger, func(o delivery.Outcome) {
+	worker := delivery.New(a.Delivery.config(), a.store.outbox(), logger, func(o delivery.Outcome) {
 		metrics.deliveries.WithLabelValues(attemptResults[o.Result]).Add(float64(o.Events))
 		if o.Duration > 0 {
 			metrics.attemptSeconds.Observe(o.Duration.Seconds())

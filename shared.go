@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/connexease/caddy-whatsapp-gateway/deadline"
+	"github.com/connexease/caddy-whatsapp-gateway/delivery"
 	"github.com/connexease/caddy-whatsapp-gateway/journal"
 	"github.com/connexease/caddy-whatsapp-gateway/pricing"
 	"github.com/connexease/caddy-whatsapp-gateway/redo"
@@ -104,6 +105,17 @@ func (s *sharedStore) setLogger(l *zap.Logger) {
 func (s *sharedStore) otherGateways() bool {
 	_, ok := s.Store.(store.GrantKeeper)
 	return ok || s.journal != nil
+}
+
+// outbox returns the store for the worker, which asks what else it can do.
+func (s *sharedStore) outbox() delivery.Store {
+	if settler, ok := s.Store.(store.AttemptSettler); ok {
+		return struct {
+			*sharedStore
+			store.AttemptSettler
+		}{s, settler}
+	}
+	return s
 }
 
 // begin notes a send before its hold is made.

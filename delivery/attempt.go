@@ -41,16 +41,12 @@ func (a *attempt) run(ctx context.Context) {
 	mended := a.note(failed)
 	outcome := a.judge(ctx, failed)
 	a.report(outcome, took)
+	if outcome.Result == store.Delivered && w.behind != nil {
+		a.settleBehind(ctx, mended)
+		return
+	}
 	settled := a.trySettle(ctx, outcome)
-	if !settled {
-		a.endpoint.unsettled.Add(1)
-	}
-	// Not before a gone endpoint is disabled, because the next one would go there,
-	// too; and not before the store has been told, which so bounds what it does not know.
-	a.release()
-	if mended {
-		w.Wake(a.endpoint.app)
-	}
+	a.told(settled, mended)
 	if outcome.Result == store.Failed {
 		w.wakeAt(a.endpoint, outcome.NextAttemptAt)
 	}
@@ -60,6 +56,34 @@ func (a *attempt) run(ctx context.Context) {
 	if failed != nil && a.passed == probePassage {
 		w.buryOverdue(ctx, a.endpoint)
 	}
+}
+
+// told gives back the slots once the store was told of the outcome: not before a gone
+// endpoint is disabled, because the next one would go there, too; and not before the store
+// knows, which so bounds what it does not know.
+func (a *attempt) told(settled, mended bool) {
+	if !settled {
+		a.endpoint.unsettled.Add(1)
+	}
+	a.release()
+	if mended {
+		a.worker.Wake(a.endpoint.app)
+	}
+}
+
+// settleBehind tells the store of an event that was delivered, and leaves it to the store
+// to say when that is durable: nobody waits for it.
+func (a *attempt) settleBehind(ctx context.Context, mended bool) {
+	w := a.worker
+	w.tasks.Add(1)
+	w.behind.SettleDelivered(a.claimed, func(err error) {
+		defer w.tasks.Done()
+		a.told(err == nil, mended)
+		if err != nil {
+			w.troubles.log(w.logger, settlingFailed, err)
+			w.tasks.Go(func() { a.settle(ctx, store.Attempt{Result: store.Delivered}) })
+		}
+	})
 }
 
 // note tells the breaker. It returns whether this lets everything through again.
@@ -135,6 +159,9 @@ func (a *attempt) settle(ctx context.Context, outcome store.Attempt) {
 	}
 }
 
+// settlingFailed is logged where the store does not take an outcome.
+const settlingFailed = "recording the outcome of a delivery failed"
+
 func (a *attempt) trySettle(ctx context.Context, outcome store.Attempt) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
@@ -142,7 +169,7 @@ func (a *attempt) trySettle(ctx context.Context, outcome store.Attempt) bool {
 	if err == nil {
 		return true
 	}
-	a.worker.troubles.log(a.worker.logger, "recording the outcome of a delivery failed", err)
+	a.worker.troubles.log(a.worker.logger, settlingFailed, err)
 	return false
 }
 

@@ -27,7 +27,8 @@ import (
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
-// Store is what a worker needs of a [store.Store].
+// Store is what a worker needs of a [store.Store]. One that is a [store.AttemptSettler] as
+// well is not waited for where an event was delivered.
 type Store interface {
 	store.Outbox
 
@@ -69,6 +70,7 @@ const (
 type Worker struct {
 	config    Config
 	store     Store
+	behind    store.AttemptSettler // the store as one; nil where it is none
 	logger    *zap.Logger
 	observe   func(Outcome)
 	dialer    *dialer
@@ -119,8 +121,9 @@ func New(c Config, s Store, logger *zap.Logger, observe func(Outcome)) *Worker {
 		observe = func(Outcome) {}
 	}
 	d := newDialer(c)
+	behind, _ := s.(store.AttemptSettler)
 	return &Worker{
-		config: c, store: s, logger: logger, observe: observe,
+		config: c, store: s, behind: behind, logger: logger, observe: observe,
 		dialer: d, transport: newTransport(c, d),
 		slots:     newSlots(c.Concurrency, c.PerEndpoint),
 		probes:    newSlots(max(1, c.Concurrency/probeShare), 1),

@@ -64,6 +64,16 @@ type Outbox interface {
 	Replay(ctx context.Context, ids []EventID, app tenant.AppID) (int, error)
 }
 
+// AttemptSettler is an [Outbox] that takes the outcome of most attempts without its
+// caller's waiting for the disk.
+type AttemptSettler interface {
+	// SettleDelivered is Settle with [Delivered]. done is called once, by the store and
+	// within milliseconds where its disk is as quick, with nil once that is durable, else
+	// with what Settle would have returned. Until then the event stays claimed. It must not
+	// block.
+	SettleDelivered(c Claimed, done func(error))
+}
+
 const (
 	// EarlyFee is for how long a template fee may come before the capture that
 	// names its message. A send is answered, and so captured, much sooner. It

@@ -325,6 +325,23 @@ func (s *Store) Settle(ctx context.Context, c store.Claimed, a store.Attempt) er
 	return nil
 }
 
+// SettleDelivered implements [store.AttemptSettler].
+func (s *Store) SettleDelivered(c store.Claimed, done func(error)) {
+	c.Payload = nil // nobody needs it any more
+	op := &operation{
+		apply: func(w *writer) error { return w.settleAttempt(c, store.Attempt{Result: store.Delivered}) },
+		after: func(err error) {
+			if err == nil {
+				s.claims.end(c, time.Time{})
+			}
+			done(err)
+		},
+	}
+	if !s.writer.queue.add(op) {
+		done(store.ErrClosed)
+	}
+}
+
 // dueAfter is when an event is due after an attempt; zero is never.
 func dueAfter(c store.Claimed, a store.Attempt) time.Time {
 	switch a.Result {

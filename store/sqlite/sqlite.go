@@ -293,6 +293,7 @@ func migrate(ctx context.Context, conn *sql.Conn) (err error) {
 
 // Interface guards
 var (
-	_ store.Store   = (*Store)(nil)
-	_ store.Settler = (*Store)(nil)
+	_ store.Store          = (*Store)(nil)
+	_ store.Settler        = (*Store)(nil)
+	_ store.AttemptSettler = (*Store)(nil)
 )

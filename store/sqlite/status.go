@@ -23,8 +23,8 @@ type earlyFee struct {
 	at     time.Time
 }
 
-// selectSender finds what the ledger has of a hold, by the ids that its entries may have.
-const selectSender = "SELECT account_id, ifnull(app_id, ''), kind = 'capture' FROM ledger WHERE id IN (?, ?, ?, ?)"
+// selectSender tells whose an entry of the ledger is.
+const selectSender = "SELECT account_id, ifnull(app_id, '') FROM ledger WHERE id = ?"
 
 // Holds implements [store.Store].
 func (s *Store) Holds(ctx context.Context, ids []store.HoldID) (map[store.HoldID]store.Sender, error) {
@@ -34,27 +34,49 @@ func (s *Store) Holds(ctx context.Context, ids []store.HoldID) (map[store.HoldID
 		return nil, s.readError(err)
 	}
 	defer s.senders.give(lookup)
-	var columns [3]driver.Value
 	for _, id := range ids {
 		if !id.Valid() {
 			continue
 		}
-		sender, known := s.writer.tail.sender(id)    // and perhaps once more, in the ledger
-		err := lookup.rows(columns[:], func() bool { // up to four for a hold
-			account, _ := columns[0].(string)
-			app, _ := columns[1].(string)
-			sender.Account, sender.App, known = tenant.AccountID(account), tenant.AppID(app), true
-			sender.Captured = sender.Captured || columns[2] == int64(1)
-			return true
-		}, id.EntryID(store.KindHold), id.EntryID(store.KindCapture), id.EntryID(store.KindRelease), id.Again().EntryID(store.KindCapture))
-		if err != nil {
-			return nil, s.readError(err)
+		recent, known := s.writer.tail.sender(id)
+		if !recent.Captured { // it may be entered by now
+			sender, err := enteredSender(lookup, id)
+			if err == nil {
+				recent, known = sender, true
+			} else if !errors.Is(err, sql.ErrNoRows) {
+				return nil, s.readError(err)
+			}
 		}
 		if known {
-			senders[id] = sender
+			senders[id] = recent
 		}
 	}
 	return senders, nil
+}
+
+// enteredSender finds in the ledger whose a hold is, in one step where it is captured;
+// sql.ErrNoRows where it is not there. Each step sees at least what the one before has seen.
+func enteredSender(c *command, id store.HoldID) (sender store.Sender, err error) {
+	for _, e := range [...]struct {
+		hold store.HoldID
+		kind store.Kind
+	}{{id, store.KindCapture}, {id.Again(), store.KindCapture}, {id, store.KindRelease}, {id, store.KindHold}} {
+		if sender, err = entrySender(c, e.hold.EntryID(e.kind)); !errors.Is(err, sql.ErrNoRows) {
+			sender.Captured = err == nil && e.kind == store.KindCapture
+			break
+		}
+	}
+	return sender, err
+}
+
+func entrySender(c *command, entry string) (store.Sender, error) {
+	var columns [2]driver.Value
+	if err := c.row(columns[:], entry); err != nil {
+		return store.Sender{}, err
+	}
+	account, _ := columns[0].(string)
+	app, _ := columns[1].(string)
+	return store.Sender{Account: tenant.AccountID(account), App: tenant.AppID(app)}, nil
 }
 
 // applyStatus does what a status means for the wallets.
