@@ -17,6 +17,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/sync/semaphore"
+
+	"github.com/connexease/caddy-whatsapp-gateway/deadline"
 )
 
 // webhookPath is where Meta delivers events.
@@ -101,9 +103,7 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, wh *webhook) *
 	if !ok || len(signatures) > 1 || len(h.app.MetaAppSecrets) == 0 {
 		return signatureWrong.as(nil)
 	}
-	reading, cancelReading := context.WithTimeout(r.Context(), webhookTimeout-time.Second) // before the connection's time is up
-	defer cancelReading()
-	shared := &sharedMemory{ReadCloser: r.Body, ctx: reading}
+	shared := &sharedMemory{ReadCloser: r.Body, ctx: r.Context(), until: wh.start.Add(webhookTimeout - time.Second)} // before the connection's time is up
 	defer shared.release()
 	r.Body = shared
 	body, refusal := readBody(w, r, maxWebhookSize, webhookTimeout)
@@ -121,8 +121,7 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, wh *webhook) *
 	}
 	defer h.app.release()
 	// Whether Meta waits for the answer makes no difference to what it has said.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), receiveTimeout)
-	defer cancel()
+	ctx := receiveTimes.Next()
 	seed := h.app.store.webhookSeed()
 	var err error
 	if wh.intake, err = h.app.takeIn(ctx, body, seed); err != nil {
@@ -138,6 +137,9 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, wh *webhook) *
 	return nil
 }
 
+// receiveTimes are how long webhooks may take to be stored.
+var receiveTimes = deadline.New(receiveTimeout)
+
 // webhookMemory is what large webhooks share, in bytes.
 var webhookMemory = semaphore.NewWeighted(largeWebhooks)
 
@@ -146,6 +148,7 @@ var webhookMemory = semaphore.NewWeighted(largeWebhooks)
 type sharedMemory struct {
 	io.ReadCloser
 	ctx         context.Context
+	until       time.Time // it waits no longer; zero is for as long as ctx
 	read, taken int64
 	err         error // why there was none
 }
@@ -155,7 +158,7 @@ func (m *sharedMemory) Read(p []byte) (int, error) {
 	n, err := m.ReadCloser.Read(p)
 	m.read += int64(n)
 	for m.read-m.taken > smallWebhook && m.err == nil {
-		if m.err = webhookMemory.Acquire(m.ctx, smallWebhook); m.err == nil {
+		if m.err = m.acquire(); m.err == nil {
 			m.taken += smallWebhook
 		}
 	}
@@ -163,6 +166,16 @@ func (m *sharedMemory) Read(p []byte) (int, error) {
 		return n, m.err
 	}
 	return n, err
+}
+
+func (m *sharedMemory) acquire() error {
+	ctx := m.ctx
+	if !m.until.IsZero() {
+		limited, cancel := context.WithDeadline(ctx, m.until)
+		defer cancel()
+		ctx = limited
+	}
+	return webhookMemory.Acquire(ctx, smallWebhook)
 }
 
 func (m *sharedMemory) release() { webhookMemory.Release(m.taken) }

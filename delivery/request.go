@@ -41,8 +41,10 @@ func (w *Worker) post(hook *tenant.Webhook, e *store.Event) *failure {
 		return &failure{reason: describe(err, w.config.Timeout)}
 	}
 	defer answer.Body.Close()
-	defer time.AfterFunc(drainTime, cancel).Stop()
-	_, _ = io.CopyN(io.Discard, answer.Body, maxAnswer)
+	if answer.ContentLength != 0 {
+		defer time.AfterFunc(drainTime, cancel).Stop()
+		_, _ = io.CopyN(io.Discard, answer.Body, maxAnswer)
+	}
 	if answer.StatusCode/100 == 2 {
 		return nil
 	}
