@@ -81,18 +81,44 @@ func (a *App) takeIn(ctx context.Context, body []byte, seed string) (*intake, er
 			return in, err
 		}
 	}
-	if err := in.lookUpHolds(ctx, changes); err != nil {
-		return in, err
-	}
-	for i, letter := range letters {
-		in.add(i, letter)
-	}
-	results, err := a.store.Receive(ctx, in.events, in.statuses)
+	results, err := in.store(ctx, letters)
 	if err != nil {
 		return in, err
 	}
 	in.conclude(results)
 	return in, nil
+}
+
+// store stores what these changes say.
+func (in *intake) store(ctx context.Context, letters []addressed) ([]store.StatusResult, error) {
+	ids, size := holdsOf(letters)
+	one, ok := in.app.store.Store.(store.HoldReceiver)
+	if !ok || len(ids) == 0 {
+		holds, err := in.lookUpHolds(ctx, ids)
+		if err != nil {
+			return nil, err
+		}
+		in.addAll(letters, holds)
+		return in.app.store.Receive(ctx, in.events, in.statuses)
+	}
+	filled := *in // the store may be at it when this has returned with an error
+	results, err := one.ReceiveHeld(ctx, ids, size+len(in.events), func(holds map[store.HoldID]store.Sender) ([]store.Event, []store.Status) {
+		filled.addAll(letters, holds)
+		return filled.events, filled.statuses
+	})
+	if err != nil {
+		return nil, err
+	}
+	*in = filled
+	return results, nil
+}
+
+// addAll adds all changes, of which it is known whose holds they return.
+func (in *intake) addAll(letters []addressed, holds map[store.HoldID]store.Sender) {
+	in.holds = holds
+	for i, letter := range letters {
+		in.add(i, letter)
+	}
 }
 
 // addressees are the apps that a change is for: those with its number or, where
@@ -108,20 +134,27 @@ func (a *App) addressees(ctx context.Context, c *event.Change) ([]tenant.App, er
 	}
 }
 
-// lookUpHolds finds out whose the holds are that statuses return.
-func (in *intake) lookUpHolds(ctx context.Context, changes []event.Change) (err error) {
-	var ids []store.HoldID
-	for i := range changes {
-		for j := range changes[i].Statuses {
-			if id, _ := splitHold(changes[i].Statuses[j].CallbackData); id != "" {
+// holdsOf returns the holds that statuses return, and about how many events and statuses
+// the changes are.
+func holdsOf(letters []addressed) (ids []store.HoldID, size int) {
+	for i := range letters {
+		statuses := letters[i].Statuses
+		size += max(1, len(letters[i].apps)) + len(statuses)
+		for j := range statuses {
+			if id, _ := splitHold(statuses[j].CallbackData); id != "" {
 				ids = append(ids, id)
 			}
 		}
 	}
-	if len(ids) > 0 {
-		in.holds, err = in.app.store.Holds(ctx, ids)
+	return ids, size
+}
+
+// lookUpHolds finds out whose holds are.
+func (in *intake) lookUpHolds(ctx context.Context, ids []store.HoldID) (map[store.HoldID]store.Sender, error) {
+	if len(ids) == 0 {
+		return nil, nil
 	}
-	return err
+	return in.app.store.Holds(ctx, ids)
 }
 
 // hold returns the hold that a callback data begins with, and how many bytes of

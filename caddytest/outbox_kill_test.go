@@ -320,7 +320,7 @@ func (g *gateway) awaitEmptyOutbox(t *testing.T, letters []*letter) {
 	db := g.open(t)
 	defer db.Close()
 	awaitNone(t, "pending events", func() (n int) {
-		if err := db.QueryRowContext(t.Context(), "SELECT count(*) FROM outbox WHERE state = 'pending'").Scan(&n); err != nil {
+		if err := db.QueryRowContext(t.Context(), "SELECT (SELECT count(*) FROM outbox WHERE state = 'pending') + (SELECT count(*) FROM outbox_recent)").Scan(&n); err != nil {
 			t.Fatal(err)
 		}
 		return n

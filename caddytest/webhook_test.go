@@ -99,6 +99,11 @@ func (g *gateway) userMessage(who tenant) string {
 		g.recipient(accepted), g.text()))
 }
 
+// longMessage is one that the embedded store keeps as a row of its own from the first.
+func (g *gateway) longMessage(who tenant) string {
+	return strings.Replace(g.userMessage(who), `"body":"`, `"body":"`+strings.Repeat("long ", 5_000), 1)
+}
+
 // statuses is a change with these statuses.
 func statuses(who tenant, all ...string) string {
 	return change("messages", who.phone, `"statuses":[`+strings.Join(all, ",")+`]`)
@@ -150,6 +155,13 @@ func (g *gateway) stored(t testing.TB) (events []outboxEvent) {
 	}
 	db := g.open(t)
 	defer db.Close()
+	var recent int
+	if err := db.QueryRowContext(t.Context(), "SELECT count(*) FROM outbox_recent").Scan(&recent); err != nil {
+		t.Fatal(err)
+	}
+	if recent > 0 {
+		g.outbox(t) // which has it entered
+	}
 	rows, err := db.QueryContext(t.Context(),
 		"SELECT id, ifnull(app_id, ''), event, state, attempts, ifnull(last_error, ''), payload FROM outbox ORDER BY seq")
 	if err != nil {

@@ -56,6 +56,31 @@ func (f *faulty) Settle(ctx context.Context, c store.Claimed, a store.Attempt) e
 	return f.Store.Settle(ctx, c, a)
 }
 
+// SettleDelivered implements [store.AttemptSettler].
+func (f *faulty) SettleDelivered(c store.Claimed, done func(error)) {
+	if f.settle.Load() {
+		done(errOutage)
+		return
+	}
+	f.Store.SettleDelivered(c, done)
+}
+
+// bothWays runs a test with a worker that waits for outcomes, and with one that does not.
+func bothWays(t *testing.T, test func(t *testing.T, worker func(Config, Store) *Worker)) {
+	t.Run("waiting", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			test(t, func(c Config, s Store) *Worker {
+				w := steady(c, s)
+				w.behind = nil
+				return w
+			})
+		})
+	})
+	t.Run("behind", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) { test(t, steady) })
+	})
+}
+
 func (f *faulty) App(ctx context.Context, id tenant.AppID) (tenant.App, error) {
 	if f.app.Load() {
 		return tenant.App{}, errOutage
@@ -112,13 +137,13 @@ func TestStoreOutageLosesNothing(t *testing.T) {
 }
 
 func TestOutcomesThatCannotBeRecordedAreNotForgotten(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bothWays(t, func(t *testing.T, worker func(Config, Store) *Worker) {
 		s := &faulty{Store: openStore(t, nil)}
 		s.settle.Store(true)
 		b := newInbox(always(http.StatusOK))
 		addApp(t, s.Store, "app_1", tenant.Webhook{URL: "http://endpoint.test"})
 		ids := receive(t, s.Store, "app_1", 100)
-		w := steady(Config{}, s)
+		w := worker(Config{}, s)
 		defer overWire(w, b)()
 		stop := run(t, w)
 		elapse(3 * w.lease()) // all claims run out meanwhile
@@ -137,13 +162,13 @@ func TestOutcomesThatCannotBeRecordedAreNotForgotten(t *testing.T) {
 }
 
 func TestRunEndsWhileTheStoreFails(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bothWays(t, func(t *testing.T, worker func(Config, Store) *Worker) {
 		s := &faulty{Store: openStore(t, nil)}
 		s.settle.Store(true)
 		b := newInbox(always(http.StatusOK))
 		addApp(t, s.Store, "app_1", tenant.Webhook{URL: "http://endpoint.test"})
 		ids := receive(t, s.Store, "app_1", 1)
-		w := steady(Config{}, s)
+		w := worker(Config{}, s)
 		defer overWire(w, b)()
 		stop := run(t, w)
 		b.waitFor(t, ids)
@@ -152,6 +177,53 @@ func TestRunEndsWhileTheStoreFails(t *testing.T) {
 		if took := time.Since(began); took > w.config.Timeout+2*storeTimeout {
 			t.Errorf("it took %v", took)
 		}
+	})
+}
+
+// slowly is a store that says when it has taken an outcome when it is told to.
+type slowly struct {
+	*sqlite.Store
+	taken chan func()
+}
+
+func (s slowly) SettleDelivered(c store.Claimed, done func(error)) {
+	s.Store.SettleDelivered(c, func(err error) { s.taken <- func() { done(err) } })
+}
+
+func TestAnOutcomeTakesUpItsSlotUntilItIsDurable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := slowly{openStore(t, nil), make(chan func(), 10)}
+		b := newInbox(always(http.StatusOK))
+		addApp(t, s.Store, "app_1", tenant.Webhook{URL: "http://endpoint.test"})
+		receive(t, s.Store, "app_1", 5)
+		w := steady(Config{PerEndpoint: 2}, s)
+		defer overWire(w, b)()
+		ended := make(chan struct{})
+		ctx, end := context.WithCancel(t.Context())
+		go func() {
+			defer close(ended)
+			w.Run(ctx)
+		}()
+		elapse(10 * time.Second)
+		if len(s.taken) != 2 || b.requests != 2 {
+			t.Errorf("%d attempts, and %d outcomes that are not durable", b.requests, len(s.taken))
+		}
+		(<-s.taken)()
+		elapse(10 * time.Second)
+		if b.requests != 3 {
+			t.Errorf("%d attempts, want a third", b.requests)
+		}
+		end()
+		elapse(time.Minute)
+		select {
+		case <-ended:
+			t.Error("the worker has ended before its outcomes are durable")
+		default:
+		}
+		for range 2 {
+			(<-s.taken)()
+		}
+		<-ended
 	})
 }
 

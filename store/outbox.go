@@ -64,6 +64,15 @@ type Outbox interface {
 	Replay(ctx context.Context, ids []EventID, app tenant.AppID) (int, error)
 }
 
+// HoldReceiver is an [Outbox] that tells whose holds are in the same step in which it
+// receives what follows from that.
+type HoldReceiver interface {
+	// ReceiveHeld is Holds, and Receive of what follows makes of its answer. size is about
+	// how many events and statuses that is. follows is called once at the most, by the
+	// store, and perhaps after ReceiveHeld has returned an error; it must not block.
+	ReceiveHeld(ctx context.Context, ids []HoldID, size int, follows func(map[HoldID]Sender) ([]Event, []Status)) ([]StatusResult, error)
+}
+
 // AttemptSettler is an [Outbox] that takes the outcome of most attempts without its
 // caller's waiting for the disk.
 type AttemptSettler interface {

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -25,6 +26,8 @@ type claims struct {
 	byApp map[tenant.AppID]map[store.EventID]claim
 	fresh map[tenant.AppID]*fresh
 	size  int // of the payloads of all that is fresh
+	// hidden: there may be events that are neither claimed nor fresh nor in the outbox.
+	hidden bool
 	// prefix and last make tokens that no other opening of the database makes.
 	prefix string
 	last   uint64
@@ -32,8 +35,8 @@ type claims struct {
 
 // claim may still be settled after it has run out, until the event is claimed again.
 type claim struct {
-	token string
-	until time.Time
+	token      string
+	until, due time.Time
 }
 
 // claimMemory is for how long a claim is remembered that has run out and was
@@ -55,6 +58,8 @@ func (c *claims) of(app tenant.AppID, now time.Time) map[store.EventID]struct{} 
 			ids[id] = struct{}{}
 		case now.Sub(one.until) > claimMemory:
 			c.drop(app, id)
+		default:
+			c.hidden = true
 		}
 	}
 	return ids
@@ -67,7 +72,7 @@ func (c *claims) add(e store.Event, until time.Time) store.Claimed {
 	}
 	c.last++
 	token := c.prefix + strconv.FormatUint(c.last, 10)
-	c.byApp[e.App][e.ID] = claim{token, until}
+	c.byApp[e.App][e.ID] = claim{token, until, e.NextAttemptAt}
 	if f := c.fresh[e.App]; f != nil && until.Before(f.look) {
 		f.look = until
 	}
@@ -98,7 +103,7 @@ func (c *claims) current(e store.Claimed) bool {
 	return c.byApp[e.App][e.ID].token == e.Token
 }
 
-// end ends a claim, after which the event is due then; zero is never.
+// end ends a claim, after which the event is due then; zero is that it is gone, or dead.
 func (c *claims) end(e store.Claimed, due time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -106,7 +111,9 @@ func (c *claims) end(e store.Claimed, due time.Time) {
 	switch {
 	case c.byApp[e.App][e.ID].token != e.Token:
 		c.forget(e.App) // it may have been one of the others
-		return
+		if !due.IsZero() {
+			return
+		}
 	case f != nil && !due.IsZero():
 		f.note(due)
 	}
@@ -202,7 +209,9 @@ func (c *claims) takeFresh(l *look, lease time.Duration) (store.Claimed, bool) {
 		return store.Claimed{}, false
 	}
 	c.size -= len(e.Payload)
-	return c.add(f.pop().Event, l.now.Add(lease)), true
+	claimed := c.add(f.pop().Event, l.now.Add(lease))
+	claimed.Payload = bytes.Clone(claimed.Payload) // whose it is may change it
+	return claimed, true
 }
 
 // lacks tells whether a claim has to look in the table, and has it begin to.
@@ -286,6 +295,11 @@ func (e *freshEvent) before(d dueEvent) bool {
 // lookUp finds the first of an app's others that are not claimed.
 func (s *Store) lookUp(ctx context.Context, l *look, most int) error {
 	held := s.claims.of(l.app, l.now)
+	if s.claims.hides() {
+		if err := s.showArrivals(ctx); err != nil {
+			return err
+		}
+	}
 	limit := most + len(held)
 	rows, err := s.reads.selectDue.QueryContext(ctx, l.app, l.first, l.last, limit)
 	due, err := collect(rows, s.readError(err), func(scan func(...any) error) (d dueEvent, err error) {
@@ -315,7 +329,9 @@ func (s *Store) Settle(ctx context.Context, c store.Claimed, a store.Attempt) er
 	if a.Result != store.Delivered && !s.claims.current(c) {
 		return nil
 	}
-	if a.Result != store.Returned {
+	if a.Result == store.Returned {
+		s.claims.hide()
+	} else {
 		err := s.writer.do(ctx, &operation{apply: func(w *writer) error { return w.settleAttempt(c, a) }})
 		if err != nil {
 			return err
@@ -358,6 +374,12 @@ func dueAfter(c store.Claimed, a store.Attempt) time.Time {
 func (w *writer) settleAttempt(c store.Claimed, a store.Attempt) (err error) {
 	if _, err := w.begin(); err != nil {
 		return err
+	}
+	if err := w.recoverArrivals(); err != nil {
+		return err
+	}
+	if one := w.arrivals.find(c.ID); one != nil {
+		return w.settleArrival(one, a)
 	}
 	switch a.Result {
 	case store.Delivered:

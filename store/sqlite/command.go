@@ -45,32 +45,15 @@ func (c *command) bind(values []driver.Value) {
 
 // exec runs a statement that returns no rows, and tells how many it has written.
 func (c *command) exec(values ...driver.Value) (n int64, err error) {
-	result, err := c.run(values)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected()
-}
-
-// insert runs a statement that inserts one row or none, and returns the row's number or 0.
-func (c *command) insert(values ...driver.Value) (row int64, err error) {
-	result, err := c.run(values)
-	if err != nil {
-		return 0, err
-	}
-	if n, err := result.RowsAffected(); n == 0 || err != nil {
-		return 0, err
-	}
-	return result.LastInsertId()
-}
-
-func (c *command) run(values []driver.Value) (result driver.Result, err error) {
 	err = c.conn.Raw(func(any) error {
 		c.bind(values)
-		result, err = c.statement.(driver.StmtExecContext).ExecContext(context.Background(), c.values)
+		result, err := c.statement.(driver.StmtExecContext).ExecContext(context.Background(), c.values)
+		if err == nil {
+			n, err = result.RowsAffected()
+		}
 		return err
 	})
-	return result, err
+	return n, err
 }
 
 // number runs a statement that returns one whole number.
@@ -132,7 +115,10 @@ type commands struct {
 	countHeld, insertMessage   *command
 	selectHeld                 *command
 	insertEvent, deleteEvent   *command
-	updateEvent                *command
+	updateEvent, countEvent    *command
+	lastEvent, insertArrivals  *command
+	deleteArrivals             *command
+	selectSender               *command
 }
 
 // all are the commands by their text.
@@ -151,8 +137,13 @@ func (c *commands) all() map[string]**command {
 		"SELECT account_id, amount, ifnull(app_id, '') FROM ledger WHERE id IN (?, ?, ?) LIMIT 1":                                              &c.selectHeld,
 		"DELETE FROM outbox WHERE id = ?":                                                                                                      &c.deleteEvent,
 		"UPDATE outbox SET attempts = attempts + 1, state = ?, due_at = ?, last_error = ? WHERE id = ? AND attempts = ? AND state = 'pending'": &c.updateEvent,
-		`INSERT INTO outbox (id, app_id, event, state, received_at, due_at, last_error, payload)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`: &c.insertEvent,
+		`INSERT INTO outbox (seq, id, app_id, event, state, attempts, received_at, due_at, last_error, payload)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`: &c.insertEvent,
+		selectSender: &c.selectSender,
+		"SELECT count(*) FROM outbox WHERE id = ?":               &c.countEvent,
+		"SELECT ifnull(max(seq), 0) FROM outbox":                 &c.lastEvent,
+		"INSERT INTO outbox_recent (seq, records) VALUES (?, ?)": &c.insertArrivals,
+		"DELETE FROM outbox_recent WHERE seq < ?":                &c.deleteArrivals,
 		`INSERT INTO ledger (seq, id, account_id, kind, amount, balance, app_id, message_id, at, held_seq, held_balance, held_at)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`: &c.insertEntry,
 	}

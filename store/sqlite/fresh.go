@@ -18,10 +18,11 @@ const (
 	lookInterval = time.Second
 )
 
-// freshEvent is an event as it was committed, and its seq in the table.
+// freshEvent is an event as it was committed, and its seq in the outbox.
 type freshEvent struct {
 	store.Event
-	seq int64
+	seq     int64
+	entered bool // it was written to the outbox at once
 }
 
 // newFreshEvent returns what the table has of an event that was received then.
@@ -35,7 +36,8 @@ func newFreshEvent(e *store.Event, seq, micros int64) freshEvent {
 
 // fresh are the events of an app that were received by this process and that nobody has
 // claimed yet. Claiming them reads nothing, where it is known that none of the others is
-// due before. They are in the table as well: they can be dropped at any time.
+// due before. They are in the outbox, or among the arrivals, as well: they can be dropped
+// at any time, and those who look for them then have the arrivals entered.
 type fresh struct {
 	// events are the longest due first, which is as they came, from the one at taken on.
 	// Whatever the app has in the table between the first and the last of them by seq is
@@ -125,7 +127,7 @@ func (c *claims) received(events []freshEvent) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range events {
-		if _, claimed := c.byApp[e.App][e.ID]; claimed { // by somebody who found it in the table
+		if _, claimed := c.byApp[e.App][e.ID]; claimed { // by somebody who found it in the outbox
 			c.forget(e.App)
 			continue
 		}
@@ -141,8 +143,9 @@ func (c *claims) received(events []freshEvent) {
 			c.fresh[e.App] = f
 		}
 		size := len(e.Payload)
-		if f.full = f.full || len(f.events)-f.taken == maxFresh || f.size+size > maxFreshSize || c.size+size > allFreshSize; f.full {
+		if f.full = !c.room(f, size); f.full {
 			f.note(e.NextAttemptAt)
+			c.hidden = c.hidden || !e.entered
 			continue
 		}
 		f.push(e)
@@ -153,6 +156,7 @@ func (c *claims) received(events []freshEvent) {
 // forget drops what is known of an app's events that are not claimed. It needs the lock.
 func (c *claims) forget(app tenant.AppID) {
 	if f := c.fresh[app]; f != nil {
+		c.hidden = c.hidden || f.first() != nil
 		c.size -= f.size
 		delete(c.fresh, app)
 	}
@@ -163,7 +167,60 @@ func (c *claims) forgetAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	clear(c.fresh)
-	c.size = 0
+	c.size, c.hidden = 0, true
+}
+
+// hide says that there may be events that are neither claimed nor fresh nor in the outbox.
+func (c *claims) hide() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hidden = true
+}
+
+// show says that there will be none once the transaction under way is committed.
+func (c *claims) show() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hidden = false
+}
+
+func (c *claims) hides() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.hidden
+}
+
+// hasRoom tells whether another event of an app can be fresh.
+func (c *claims) hasRoom(app tenant.AppID, size int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.room(c.fresh[app], size)
+}
+
+// room is hasRoom. It needs the lock.
+func (c *claims) room(f *fresh, size int) bool {
+	return c.size+size <= allFreshSize && (f == nil || !f.full && len(f.events)-f.taken < maxFresh && f.size+size <= maxFreshSize)
+}
+
+// backlog adds when the first event of each app is due that is claimed, or fresh.
+func (c *claims) backlog(to map[tenant.AppID]time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	add := func(app tenant.AppID, due time.Time) {
+		if first, ok := to[app]; !ok || due.Before(first) {
+			to[app] = due
+		}
+	}
+	for app, f := range c.fresh {
+		if e := f.first(); e != nil {
+			add(app, e.NextAttemptAt)
+		}
+	}
+	for app, claimed := range c.byApp {
+		for _, one := range claimed {
+			add(app, one.due)
+		}
+	}
 }
 
 // sweep drops what nobody has claimed for long: an endpoint may be away for hours.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -27,25 +28,51 @@ const commandPause = 50 * time.Millisecond
 
 // Receive implements [store.Store].
 func (s *Store) Receive(ctx context.Context, events []store.Event, statuses []store.Status) ([]store.StatusResult, error) {
-	size := int64(len(events) + len(statuses))
+	size := len(events) + len(statuses)
 	if size == 0 {
 		return nil, ctx.Err()
 	}
-	size = min(size, outboxGroup)
-	if err := s.receiving.Acquire(ctx, size); err != nil {
+	return s.receive(ctx, size, func(*writer) ([]store.Event, []store.Status, error) { return events, statuses, nil })
+}
+
+// ReceiveHeld implements [store.HoldReceiver].
+func (s *Store) ReceiveHeld(ctx context.Context, ids []store.HoldID, size int, follows func(map[store.HoldID]store.Sender) ([]store.Event, []store.Status)) ([]store.StatusResult, error) {
+	return s.receive(ctx, size, func(w *writer) (events []store.Event, statuses []store.Status, err error) {
+		senders, err := w.senders(ids)
+		if err != nil {
+			return nil, nil, err
+		}
+		defer func() {
+			if p := recover(); p != nil { // nobody else's operations are to fail with it
+				err = changeError{fmt.Errorf("panic: %v\n%s", p, debug.Stack())}
+			}
+		}()
+		events, statuses = follows(senders)
+		return events, statuses, nil
+	})
+}
+
+// receive stores what is to be received, which the writer is told in its turn.
+func (s *Store) receive(ctx context.Context, size int, what func(*writer) ([]store.Event, []store.Status, error)) ([]store.StatusResult, error) {
+	share := min(int64(size), outboxGroup)
+	if err := s.receiving.Acquire(ctx, share); err != nil {
 		return nil, err
 	}
-	defer s.receiving.Release(size)
-	results := make([]store.StatusResult, len(statuses))
+	defer s.receiving.Release(share)
+	var results []store.StatusResult
 	err := s.writer.do(ctx, &operation{apply: func(w *writer) error {
 		if _, err := w.begin(); err != nil {
+			return err
+		}
+		events, statuses, err := what(w)
+		if err != nil {
 			return err
 		}
 		if err := w.insertEvents(events); err != nil {
 			return err
 		}
+		results = make([]store.StatusResult, len(statuses))
 		for i := range statuses {
-			var err error
 			if results[i], err = w.applyStatus(statuses[i]); err != nil {
 				return err
 			}
@@ -59,18 +86,32 @@ func (s *Store) Receive(ctx context.Context, events []store.Event, statuses []st
 }
 
 func (w *writer) insertEvents(events []store.Event) error {
+	if err := w.recoverArrivals(); err != nil {
+		return err
+	}
 	now := w.clock().UnixMicro()
 	quarantined := false
 	for i := range events {
-		e := &events[i]
-		seq, err := w.commands.insertEvent.insert(string(e.ID), null(e.App), string(e.Name), string(e.State), now, now, null(e.LastError), blob(e.Payload))
-		if err != nil {
+		if known, err := w.knowsEvent(events[i].ID); known || err != nil {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		w.arrivals.seq++
+		e := newFreshEvent(&events[i], w.arrivals.seq, now)
+		if e.State == store.Pending && w.windows != nil {
+			e.entered = len(e.Payload) > maxArrival || !w.claims.hasRoom(e.App, len(e.Payload))
+			w.received = append(w.received, e)
+			if !e.entered {
+				w.arrivals.arrive(e)
+				continue
+			}
+		}
+		if _, err := w.insertEvent(&e, e.State, 0, e.NextAttemptAt, e.LastError); err != nil {
 			return err
 		}
 		quarantined = quarantined || e.State == store.Quarantined
-		if seq > 0 && e.State == store.Pending && w.windows != nil {
-			w.received = append(w.received, newFreshEvent(e, seq, now))
-		}
 	}
 	if !quarantined {
 		return nil
@@ -97,6 +138,13 @@ func blob(b []byte) []byte {
 // Backlog implements [store.Store]. It goes from app to app in the index and
 // so takes no longer where an app has many events.
 func (s *Store) Backlog(ctx context.Context) (map[tenant.AppID]time.Time, error) {
+	backlog := make(map[tenant.AppID]time.Time)
+	if s.lock == nil || s.claims.hides() {
+		if err := s.showArrivals(ctx); err != nil {
+			return nil, err
+		}
+	}
+	s.claims.backlog(backlog) // what leaves these meanwhile and is not delivered is in the outbox
 	rows, err := s.reading.QueryContext(ctx, `WITH RECURSIVE backlog (app_id) AS (
 			SELECT min(app_id) FROM outbox WHERE state = 'pending'
 			UNION ALL
@@ -106,14 +154,15 @@ func (s *Store) Backlog(ctx context.Context) (map[tenant.AppID]time.Time, error)
 		return nil, s.readError(err)
 	}
 	defer rows.Close()
-	backlog := make(map[tenant.AppID]time.Time)
 	for rows.Next() {
 		var app tenant.AppID
 		var due int64
 		if err := rows.Scan(&app, &due); err != nil {
 			return nil, s.readError(err)
 		}
-		backlog[app] = time.UnixMicro(due).UTC()
+		if at, ok := backlog[app]; !ok || due < at.UnixMicro() {
+			backlog[app] = time.UnixMicro(due).UTC()
+		}
 	}
 	return backlog, s.readError(rows.Err())
 }
@@ -121,6 +170,9 @@ func (s *Store) Backlog(ctx context.Context) (map[tenant.AppID]time.Time, error)
 // Bury implements [store.Store]. It looks for the events outside the writer,
 // because it may have to pass over many.
 func (s *Store) Bury(ctx context.Context, app tenant.AppID, before time.Time, reason string) (int, error) {
+	if err := s.showArrivals(ctx); err != nil {
+		return 0, err
+	}
 	for buried := 0; ; {
 		rows, err := s.reading.QueryContext(ctx, `SELECT id FROM outbox WHERE app_id = ? AND state = 'pending' AND received_at < ?
 			AND id NOT IN (SELECT value FROM json_each(?)) LIMIT ?`, app, before.UnixMicro(), s.claimedEvents(app), outboxGroup)
@@ -264,6 +316,10 @@ func (s *Store) Events(ctx context.Context, f store.EventFilter) iter.Seq2[store
 	query += fmt.Sprintf(" ORDER BY seq LIMIT %d", eventPage)
 	return func(yield func(store.Event, error) bool) {
 		values := slices.Clone(values)
+		if err := s.showArrivals(ctx); err != nil {
+			yield(store.Event{}, err)
+			return
+		}
 		for {
 			var last int64
 			rows, err := s.reading.QueryContext(ctx, query, values...)
@@ -289,6 +345,9 @@ func (s *Store) Events(ctx context.Context, f store.EventFilter) iter.Seq2[store
 
 // Event implements [store.Store].
 func (s *Store) Event(ctx context.Context, id store.EventID) (store.Event, error) {
+	if err := s.showArrivals(ctx); err != nil {
+		return store.Event{}, err
+	}
 	return s.event(s.reading.QueryRowContext(ctx, "SELECT "+eventColumns+", payload FROM outbox WHERE id = ?", id))
 }
 

@@ -127,7 +127,7 @@ func newWriter(ctx context.Context, db *sql.DB, o Options) (_ *writer, err error
 	w := &writer{
 		clock: o.Clock, epoch: epoch,
 		queue: newQueue(), timer: time.NewTimer(0), closing: make(chan struct{}), closed: make(chan struct{}),
-		earlyFees: make(map[string]earlyFee), claims: newClaims(),
+		earlyFees: make(map[string]earlyFee), claims: newClaims(), arrivals: newArrivals(),
 		tail: newTail(), messages: messageIndex{batch: indexBatch}, lost: true,
 	}
 	if w.conn, err = db.Conn(ctx); err != nil {
@@ -165,7 +165,7 @@ func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
 		close(s.writer.closing)
 		<-s.writer.closed
-		if s.lock == nil && s.writer.changedDirectory {
+		if s.lock == nil && s.writer.changed {
 			time.Sleep(2 * pollInterval)
 		}
 		s.closeErr = errors.Join(s.writer.close(), s.doorman.close(), s.closeDatabases())
@@ -296,4 +296,5 @@ var (
 	_ store.Store          = (*Store)(nil)
 	_ store.Settler        = (*Store)(nil)
 	_ store.AttemptSettler = (*Store)(nil)
+	_ store.HoldReceiver   = (*Store)(nil)
 )

@@ -54,6 +54,30 @@ func (s *Store) Holds(ctx context.Context, ids []store.HoldID) (map[store.HoldID
 	return senders, nil
 }
 
+// senders is [Store.Holds] as of the transaction under way.
+func (w *writer) senders(ids []store.HoldID) (map[store.HoldID]store.Sender, error) {
+	senders := make(map[store.HoldID]store.Sender, len(ids))
+	for _, id := range ids {
+		if !id.Valid() {
+			continue
+		}
+		h := w.tail.find(id)
+		if h != nil {
+			senders[id] = store.Sender{Account: h.account, App: h.app, Captured: h.outcome.kind == store.KindCapture}
+			if h.outcome.kind != store.KindRelease { // else it may be captured anew
+				continue
+			}
+		}
+		sender, err := enteredSender(w.commands.selectSender, id)
+		if err == nil {
+			senders[id] = sender
+		} else if !errors.Is(err, sql.ErrNoRows) {
+			return nil, err
+		}
+	}
+	return senders, nil
+}
+
 // enteredSender finds in the ledger whose a hold is, in one step where it is captured;
 // sql.ErrNoRows where it is not there. Each step sees at least what the one before has seen.
 func enteredSender(c *command, id store.HoldID) (sender store.Sender, err error) {

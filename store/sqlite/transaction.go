@@ -56,7 +56,6 @@ func (w *writer) refresh() (changed bool, err error) {
 	}
 	if version != w.dataVersion {
 		w.generation.Add(1)
-		w.claims.forgetAll()
 	}
 	w.watched.Store(&began)
 	w.forget()
@@ -77,6 +76,8 @@ func (w *writer) forget() {
 	w.lost = true
 	w.wallets.clear()
 	w.tail.forget()
+	w.arrivals.forget()
+	w.claims.forgetAll()
 }
 
 // commit writes the changed wallets and makes the group durable.
@@ -96,11 +97,12 @@ func (w *writer) commit() error {
 	w.claims.received(w.received)
 	w.endTransaction()
 	w.tail.committed()
+	w.arrivals.committed()
 	w.messages.committed()
 	return nil
 }
 
-// writeBooks writes the tail and the wallets.
+// writeBooks writes the wallets, the tail and the arrivals.
 func (w *writer) writeBooks() error {
 	for _, wl := range w.dirty {
 		b := &wl.entered
@@ -108,7 +110,7 @@ func (w *writer) writeBooks() error {
 			return err
 		}
 	}
-	return w.writeTail()
+	return errors.Join(w.writeTail(), w.writeArrivals())
 }
 
 // rollback undoes the group, on disk and in memory, and gives err to those of
@@ -139,8 +141,8 @@ func (w *writer) endTransaction() {
 	}
 	if w.stale {
 		w.generation.Add(1)
-		w.changedDirectory = true
 	}
+	w.changed = w.changed || w.stale || w.moved
 	clear(w.received) // of their payloads
 	w.open, w.stale, w.moved, w.dirty, w.counted, w.received = false, false, false, w.dirty[:0], w.counted[:0], w.received[:0]
 }

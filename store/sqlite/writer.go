@@ -62,6 +62,7 @@ type writer struct {
 	seq         int64     // of the last entry of the ledger
 	tail        tail
 	messages    messageIndex
+	arrivals    arrivals
 	windows     *crowd[tenant.AppID, window.Windows] // nil for a command
 	wallets     crowd[tenant.AccountID, wallet]
 	earlyFees   map[string]earlyFee // by message id
@@ -71,14 +72,14 @@ type writer struct {
 	open   bool
 	broken error // why the rest of the group cannot be written
 	stale  bool  // the directory has changed
-	// changedDirectory: it has changed since the store was opened.
-	changedDirectory bool
-	dirty            []*wallet
-	counted          []*window.Windows // what to undo if it fails
-	pending          []*operation
-	current          *operation
-	received         []freshEvent
-	moved            bool // events are pending, or not any more, for another reason
+	// changed: what a gateway keeps in memory has, since the store was opened.
+	changed  bool
+	dirty    []*wallet
+	counted  []*window.Windows // what to undo if it fails
+	pending  []*operation
+	current  *operation
+	received []freshEvent
+	moved    bool // events are pending, or not any more, for another reason
 
 	tidyAgain time.Time // not before; see tidy
 	logger    atomic.Pointer[zap.Logger]
@@ -208,6 +209,9 @@ func (w *writer) run() {
 			if w.tidyDue() {
 				w.tidy()
 			}
+			if w.windows != nil && w.arrivalsDue() && !time.Now().Before(w.tidyAgain) {
+				w.tidyArrivals()
+			}
 			if w.sweeping {
 				w.sweeping = w.sweepDeadLetters()
 			}
@@ -221,6 +225,7 @@ func (w *writer) run() {
 			}
 			if w.windows != nil {
 				_ = w.alone(w.enterAll) // the operator finds it all in the ledger
+				_ = w.alone(w.enterAllArrivals)
 			}
 			return
 		}
