@@ -23,6 +23,11 @@ const (
 // maxCategory is how much of Meta's category is logged, in bytes.
 const maxCategory = 64
 
+// maxHeldAtOnce is how many holds a webhook may return for the store to look them up in the
+// step in which it receives the webhook. No send is admitted meanwhile, so those of more are
+// looked up before.
+const maxHeldAtOnce = 100
+
 // intake is one genuine webhook on its way into the store: what goes to which
 // app, and what its statuses mean for the wallets.
 type intake struct {
@@ -93,7 +98,7 @@ func (a *App) takeIn(ctx context.Context, body []byte, seed string) (*intake, er
 func (in *intake) store(ctx context.Context, letters []addressed) ([]store.StatusResult, error) {
 	ids, size := holdsOf(letters)
 	one, ok := in.app.store.Store.(store.HoldReceiver)
-	if !ok || len(ids) == 0 {
+	if !ok || len(ids) == 0 || len(ids) > maxHeldAtOnce {
 		holds, err := in.lookUpHolds(ctx, ids)
 		if err != nil {
 			return nil, err
