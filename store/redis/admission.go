@@ -56,7 +56,7 @@ func (s *Store) Admit(ctx context.Context, a store.Admission) (store.Decision, e
 		return store.Decision{}, err
 	}
 	asked := s.localTime()
-	if d, ok := s.full.refuse(a, asked); ok && !s.away.Load() && s.closing.Err() == nil {
+	if d, ok := s.fullWindows.refuse(a, asked); ok && !s.away.Load() && s.closing.Err() == nil {
 		return d, nil
 	}
 	d, err := s.admit(s.asOne(ctx), a, asked)
@@ -108,7 +108,7 @@ func (s *Store) admit(ctx context.Context, a store.Admission, asked time.Time) (
 	if home == money {
 		d, err := s.decide(ctx, home, a.Mode, true, true, a)
 		if err == nil {
-			s.full.note(a, d, asked)
+			s.fullWindows.note(a, d, asked)
 		}
 		return d.Decision, err
 	}
@@ -153,8 +153,8 @@ type decision struct {
 	store.Decision
 	// repeated means that the hold was made before.
 	repeated bool
-	// full is for how long, from when it was decided, Redis would decide the same, because a window is full.
-	full time.Duration
+	// fullFor is for how long, from when it was decided, Redis would decide the same, because a window is full.
+	fullFor time.Duration
 }
 
 // decide runs the script in one place, for the windows, the money or both.
@@ -172,7 +172,7 @@ func (s *Store) decide(ctx context.Context, p place, mode store.Mode, windows, m
 	d := decision{Decision: store.Decision{
 		Second: store.Quota{Limit: a.Limits.PerSecond, Remaining: number(reply[1:8])},
 		Minute: store.Quota{Limit: a.Limits.PerMinute, Remaining: number(reply[8:lengthOfReply])},
-	}, repeated: reply[0] == repeated, full: time.Duration(number(reply[lengthOfReply:])) * time.Microsecond}
+	}, repeated: reply[0] == repeated, fullFor: time.Duration(number(reply[lengthOfReply:])) * time.Microsecond}
 	if reply[0] == wordForsaken {
 		return d, errForsaken
 	}

@@ -16,11 +16,11 @@ const (
 	maxFullApps = 10_000
 )
 
-// full are the apps whose windows were full when Redis was asked last. Nothing takes an admission out of a window but
+// fullWindows are the apps whose windows were full when Redis was asked last. Nothing takes an admission out of a window but
 // time, and nothing is admitted by a full one: so until the next run of admissions leaves one of both, Redis would
 // answer every request of the app in the very same way, and need not be asked. How long that is, it says
 // itself, by its own clock; it is counted from when the question was put, so that it ends here before it ends there.
-type full struct {
+type fullWindows struct {
 	// most is [maxFull], but for tests.
 	most time.Duration
 
@@ -34,13 +34,13 @@ type fullApp struct {
 	account      tenant.AccountID
 	limits       tenant.RateLimit
 	asked, until time.Time
-	// older is newer than all holds that could have been made before that: to ask for one of those again is to be
-	// told that it is there.
-	older store.HoldID
+	// last is an id behind those of all holds that could have been made before that: to ask for one of those again is
+	// to be told that it is there.
+	last store.HoldID
 }
 
 // refuse decides where it is known what Redis would.
-func (f *full) refuse(a store.Admission, now time.Time) (store.Decision, bool) {
+func (f *fullWindows) refuse(a store.Admission, now time.Time) (store.Decision, bool) {
 	f.mu.RLock()
 	app, ok := f.apps[a.App]
 	f.mu.RUnlock()
@@ -53,12 +53,12 @@ func (f *full) refuse(a store.Admission, now time.Time) (store.Decision, bool) {
 		f.mu.Unlock()
 		return store.Decision{}, false
 	}
-	return app.Decision, app.account == a.Account && (a.HoldID == "" || a.HoldID > app.older)
+	return app.Decision, app.account == a.Account && (a.HoldID == "" || a.HoldID > app.last)
 }
 
 // note remembers a decision of Redis's that stands for a while.
-func (f *full) note(a store.Admission, d decision, asked time.Time) {
-	lasts := min(d.full, f.most)
+func (f *fullWindows) note(a store.Admission, d decision, asked time.Time) {
+	lasts := min(d.fullFor, f.most)
 	if lasts <= 0 {
 		return
 	}

@@ -76,7 +76,7 @@ func TestAGatewayRefusesByItselfWhatRedisWouldRefuse(t *testing.T) {
 			t.Parallel()
 			clock := storetest.NewClock()
 			byItself, asking := newLimited(t, server, clock), newLimited(t, server, clock)
-			byItself.store.full.most, asking.store.full.most = time.Hour, 0
+			byItself.store.fullWindows.most, asking.store.fullWindows.most = time.Hour, 0
 			random := rand.New(rand.NewPCG(1, uint64(limits.PerMinute)))
 			refused := 0
 			for range 1500 {
@@ -229,9 +229,9 @@ func TestOfWindowsApartFromTheMoneyNothingIsKnown(t *testing.T) {
 
 func TestAppsThatAreRefusedTakeBoundedMemory(t *testing.T) {
 	t.Parallel()
-	f := full{most: maxFull}
+	f := fullWindows{most: maxFull}
 	now := time.Now()
-	d := decision{Decision: store.Decision{Verdict: store.OverMinute}, full: time.Second}
+	d := decision{Decision: store.Decision{Verdict: store.OverMinute}, fullFor: time.Second}
 	for i := range 2*maxFullApps + 1 {
 		a := store.Admission{App: tenant.AppID(fmt.Sprint(i)), Limits: oneASecond}
 		f.note(a, d, now)

@@ -10,8 +10,8 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 )
 
-// job is one run of a script that every send needs. It is used again with all that it
-// has, for a send should make little garbage.
+// job is one run of a script that every send needs, or some questions. It is used again with all
+// that it has, for a send should make little garbage.
 type job struct {
 	node     *goredis.Client // where it is sent to
 	script   *script

@@ -9,23 +9,23 @@ import (
 )
 
 const (
-	// maxTogether is how many scripts are sent in one write. Redis serves nobody else
+	// maxTogether is how many jobs are sent in one write. Redis serves nobody else
 	// while it runs what it has read from one connection.
 	maxTogether = 128
-	// maxQueued is how long a script waits for the answers to those before it. Then it is
+	// maxQueued is how long a job waits for the answers to those before it. Then it is
 	// sent on another connection: on a long way to Redis, or where one connection hangs,
-	// scripts overtake one another as they would without a lane. It is longer than goroutines
+	// jobs overtake one another as they would without a lane. It is longer than goroutines
 	// wait for a processor on a busy machine, where overtaking would make many small runs.
 	maxQueued = 4 * time.Millisecond
-	// maxAlone is how long a script for which nobody waits stays until one comes for which somebody does, and
+	// maxAlone is how long a job for which nobody waits stays until one comes for which somebody does, and
 	// maxPatient is how many of them need no such company.
 	maxAlone   = 2 * time.Millisecond
 	maxPatient = 32
 )
 
-// lane is the way to one server of the scripts that every send needs. What comes while
+// lane is the way to one server of the scripts that every send needs, or of look-ups of keys. What comes while
 // others wait for their answers is sent with all that has come by then, in one write: the
-// server then reads once, writes to its disk once and answers once; see [convoy]. A script that is
+// server then reads once, writes to its disk once and answers once; see [convoy]. A job that is
 // alone is sent at once, unless nobody waits for it. One of those who wait does the sending, so that there are no
 // goroutines to end, and nothing is sent twice.
 //

@@ -7,7 +7,7 @@
 // repeated: it is known by the id of its operation. go-redis repeats no single command by
 // itself here, because a script whose answer is lost may have run; what goes in a
 // pipeline, which a Cluster's client may send again, can be repeated. The two runs of the script of
-// a send share round trips with those of others: see lane.
+// a send share round trips with those of others, and look-ups of keys with one another: see lane.
 //
 // Whatever is not money has a lifetime. Keys are described in docs/redis.md.
 package redis
@@ -78,11 +78,11 @@ type Store struct {
 	// reports: it may have the lease on reporting.
 	reports atomic.Bool
 	// away: the last round trip failed.
-	away  atomic.Bool
-	homes homes
-	held  held
-	full  full
-	lanes lanes
+	away        atomic.Bool
+	homes       homes
+	held        held
+	fullWindows fullWindows
+	lanes       lanes
 	// readLanes are those of what only reads.
 	readLanes lanes
 	share     share
@@ -175,7 +175,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	s := &Store{
 		client: connect(o), prefix: o.KeyPrefix, declared: declare(o.KeyPrefix), timeout: o.Timeout, clock: o.Clock, describe: o.Describe, serving: o.Serving, id: rand.Text(),
-		homes: newHomes(), forsake: newForsaken(), full: full{most: maxFull}, lanes: newLanes(), readLanes: newLanes(),
+		homes: newHomes(), forsake: newForsaken(), fullWindows: fullWindows{most: maxFull}, lanes: newLanes(), readLanes: newLanes(),
 	}
 	for p, keys := range s.declared {
 		s.boxed[p] = [2]any{keys[0], keys[1]}
