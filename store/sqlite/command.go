@@ -149,8 +149,9 @@ func (c *commands) all() map[string]**command {
 	}
 }
 
-func (c *commands) prepare(conn *sql.Conn) error {
-	for query, command := range c.all() {
+// prepareCommands prepares commands on a connection.
+func prepareCommands(conn *sql.Conn, commands map[string]**command) error {
+	for query, command := range commands {
 		var err error
 		if *command, err = newCommand(conn, query); err != nil {
 			return err
@@ -159,9 +160,10 @@ func (c *commands) prepare(conn *sql.Conn) error {
 	return nil
 }
 
-func (c *commands) close() error {
+// closeCommands gives those that are prepared back to SQLite.
+func closeCommands(commands map[string]**command) error {
 	var errs []error
-	for _, command := range c.all() {
+	for _, command := range commands {
 		errs = append(errs, (*command).close())
 	}
 	return errors.Join(errs...)

@@ -37,10 +37,8 @@ func newDoorman(ctx context.Context, db *sql.DB) (d *doorman, err error) {
 	if d.conn, err = db.Conn(ctx); err != nil {
 		return nil, err
 	}
-	for query, c := range d.commands() {
-		if *c, err = newCommand(d.conn, query); err != nil {
-			return nil, errors.Join(err, d.release())
-		}
+	if err := prepareCommands(d.conn, d.commands()); err != nil {
+		return nil, errors.Join(err, d.release())
 	}
 	go d.run()
 	return d, nil
@@ -127,10 +125,4 @@ func (d *doorman) close() error {
 	return d.release()
 }
 
-func (d *doorman) release() error {
-	var errs []error
-	for _, c := range d.commands() {
-		errs = append(errs, (*c).close())
-	}
-	return errors.Join(append(errs, d.conn.Close())...)
-}
+func (d *doorman) release() error { return errors.Join(closeCommands(d.commands()), d.conn.Close()) }

@@ -11,6 +11,42 @@ import (
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
+// wallet is an account's money as of the last commit plus the transaction
+// under way.
+type wallet struct {
+	account  tenant.AccountID
+	row      int64 // rowid of accounts
+	currency string
+	credited pricing.Micros
+	store.Balance
+	entered balance // what of it is entered in the ledger, and in its row
+	dirty   bool    // the row is to be written
+}
+
+// balance is a balance as the ledger has it.
+type balance store.Balance
+
+// after returns the balance after an entry.
+func (b balance) after(e store.Entry) balance {
+	switch e.Kind {
+	case store.KindCredit:
+		b.Available += e.Amount
+	case store.KindHold:
+		b.Available -= e.Amount
+		b.Held += e.Amount
+	case store.KindCapture:
+		b.Held -= e.Amount
+		b.Captured += e.Amount
+	case store.KindRelease:
+		b.Held -= e.Amount
+		b.Available += e.Amount
+	case store.KindTemplateFee:
+		b.Available -= e.Amount
+		b.Captured += e.Amount
+	}
+	return b
+}
+
 // Capture implements [store.Store].
 func (s *Store) Capture(ctx context.Context, id store.HoldID, messageID string) error {
 	return s.settle(ctx, id, store.Captured, messageID)

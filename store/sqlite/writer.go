@@ -11,7 +11,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/connexease/caddy-whatsapp-gateway/pricing"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/store/window"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
@@ -85,42 +84,6 @@ type writer struct {
 	logger    atomic.Pointer[zap.Logger]
 	sweeping  bool           // the last sweep has left dead letters that are too old
 	unclaimed []store.HoldID // holds whose caller has gone, to be released
-}
-
-// wallet is an account's money as of the last commit plus the transaction
-// under way.
-type wallet struct {
-	account  tenant.AccountID
-	row      int64 // rowid of accounts
-	currency string
-	credited pricing.Micros
-	store.Balance
-	entered balance // what of it is entered in the ledger, and in its row
-	dirty   bool    // the row is to be written
-}
-
-// balance is a balance as the ledger has it.
-type balance store.Balance
-
-// after returns the balance after an entry.
-func (b balance) after(e store.Entry) balance {
-	switch e.Kind {
-	case store.KindCredit:
-		b.Available += e.Amount
-	case store.KindHold:
-		b.Available -= e.Amount
-		b.Held += e.Amount
-	case store.KindCapture:
-		b.Held -= e.Amount
-		b.Captured += e.Amount
-	case store.KindRelease:
-		b.Held -= e.Amount
-		b.Available += e.Amount
-	case store.KindTemplateFee:
-		b.Available -= e.Amount
-		b.Captured += e.Amount
-	}
-	return b
 }
 
 // operation is one step of somebody's, who mostly waits for it.
@@ -399,5 +362,5 @@ func (w *writer) log() *zap.Logger {
 
 // close gives back the statements and the connection.
 func (w *writer) close() error {
-	return errors.Join(w.commands.close(), finalize(w.statements.all()), w.conn.Close())
+	return errors.Join(closeCommands(w.commands.all()), finalize(w.statements.all()), w.conn.Close())
 }
