@@ -78,8 +78,8 @@ type HoldReceiver interface {
 type AttemptSettler interface {
 	// SettleDelivered is Settle with [Delivered]. done is called once, by the store and
 	// within milliseconds where its disk is as quick, with nil once that is durable, else
-	// with what Settle would have returned. Until then the event stays claimed. It must not
-	// block.
+	// with what Settle would have returned. Until then the event is not claimed again, even
+	// where its claim runs out. It must not block.
 	SettleDelivered(c Claimed, done func(error))
 }
 
