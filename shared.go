@@ -76,8 +76,8 @@ type sharedStore struct {
 	closing context.Context
 	close   context.CancelFunc
 	retries sync.WaitGroup
-	// deadlines are those of settlements.
-	deadlines *deadline.Shared
+	// deadlines are those of settlements, receiveTimes those of webhooks.
+	deadlines, receiveTimes *deadline.Shared
 	// outcomes has those of sends that are answered and not settled yet. It is nil where
 	// the backend has no folder for it: answers then wait for their settlement.
 	outcomes  *redo.Log
@@ -165,7 +165,7 @@ func openShared(b backend, logger *zap.Logger) (*sharedStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sharedStore{Store: opened, underWay: make(map[store.HoldID]time.Time), deadlines: deadline.New(settleTimeout)}
+	s := &sharedStore{Store: opened, underWay: make(map[store.HoldID]time.Time), deadlines: deadline.New(settleTimeout), receiveTimes: deadline.New(receiveTimeout)}
 	s.setLogger(logger)
 	if err := s.openJournal(b); err != nil {
 		return nil, errors.Join(err, opened.Close())

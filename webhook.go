@@ -17,8 +17,6 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/sync/semaphore"
-
-	"github.com/connexease/caddy-whatsapp-gateway/deadline"
 )
 
 // webhookPath is where Meta delivers events.
@@ -121,7 +119,7 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, wh *webhook) *
 	}
 	defer h.app.release()
 	// Whether Meta waits for the answer makes no difference to what it has said.
-	ctx := receiveTimes.Next()
+	ctx := h.app.store.receiveTimes.Next()
 	seed := h.app.store.webhookSeed()
 	var err error
 	if wh.intake, err = h.app.takeIn(ctx, body, seed); err != nil {
@@ -136,9 +134,6 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, wh *webhook) *
 	w.WriteHeader(http.StatusOK)
 	return nil
 }
-
-// receiveTimes are how long webhooks may take to be stored.
-var receiveTimes = deadline.New(receiveTimeout)
 
 // webhookMemory is what large webhooks share, in bytes.
 var webhookMemory = semaphore.NewWeighted(largeWebhooks)
