@@ -162,7 +162,6 @@ func (w *writer) recoverArrivals() error {
 	if !a.lost {
 		return nil
 	}
-	w.claims.show()
 	rows, err := w.conn.QueryContext(context.Background(), "SELECT seq, records FROM outbox_recent ORDER BY seq")
 	events := make(map[int64]freshEvent)
 	seqs, err := collect(rows, err, func(scan func(...any) error) (seq int64, err error) {
@@ -190,7 +189,7 @@ func (w *writer) recoverArrivals() error {
 			return err
 		}
 	}
-	a.first, a.lost = a.next, false
+	a.first, a.lost, w.shown = a.next, false, true
 	return nil
 }
 
@@ -322,19 +321,24 @@ func (s *Store) showArrivals(ctx context.Context) error {
 			return s.readError(err)
 		}
 	}
-	return s.writer.do(ctx, &operation{apply: func(w *writer) error {
-		a := &w.arrivals
-		if w.windows != nil && !a.lost && len(a.made) == 0 {
-			w.claims.show()
-			return nil
-		}
-		if _, err := w.begin(); err != nil {
-			return err
-		}
-		if w.windows == nil { // they are the gateway's, which may have written
-			a.lost = true
-		}
+	return s.writer.do(ctx, &operation{apply: (*writer).showAll})
+}
+
+// showAll has all events be in the outbox once the transaction under way is committed: it
+// may be what has entered some, and fail.
+func (w *writer) showAll() error {
+	a := &w.arrivals
+	if w.windows != nil && !w.open && !a.lost && len(a.made) == 0 {
 		w.claims.show()
-		return w.enterAllArrivals()
-	}})
+		return nil
+	}
+	if _, err := w.begin(); err != nil {
+		return err
+	}
+	if w.windows == nil { // they are the gateway's, which may have written
+		a.lost = true
+	}
+	err := w.enterAllArrivals()
+	w.shown = err == nil
+	return err
 }

@@ -53,13 +53,13 @@ func (c *claims) of(app tenant.AppID, now time.Time) map[store.EventID]struct{} 
 	defer c.mu.Unlock()
 	ids := make(map[store.EventID]struct{})
 	for id, one := range c.byApp[app] {
-		switch {
-		case now.Before(one.until):
+		if now.Before(one.until) {
 			ids[id] = struct{}{}
-		case now.Sub(one.until) > claimMemory:
+			continue
+		}
+		c.hidden = true
+		if now.Sub(one.until) > claimMemory {
 			c.drop(app, id)
-		default:
-			c.hidden = true
 		}
 	}
 	return ids
@@ -92,6 +92,7 @@ func (c *claims) giveUp(app tenant.AppID, claimed []store.Claimed) {
 	defer c.mu.Unlock()
 	for _, one := range claimed {
 		c.drop(app, one.ID)
+		c.hidden = true
 	}
 	c.forget(app)
 }

@@ -177,7 +177,8 @@ func (c *claims) hide() {
 	c.hidden = true
 }
 
-// show says that there will be none once the transaction under way is committed.
+// show says that there are none. Whoever looks in the outbox after that has to find what was
+// hidden, so that it is not said before the transaction is committed that has entered it.
 func (c *claims) show() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -139,12 +139,12 @@ func blob(b []byte) []byte {
 // so takes no longer where an app has many events.
 func (s *Store) Backlog(ctx context.Context) (map[tenant.AppID]time.Time, error) {
 	backlog := make(map[tenant.AppID]time.Time)
+	s.claims.backlog(backlog) // before it is asked what they hide: it may become hidden at any moment
 	if s.lock == nil || s.claims.hides() {
 		if err := s.showArrivals(ctx); err != nil {
 			return nil, err
 		}
 	}
-	s.claims.backlog(backlog) // what leaves these meanwhile and is not delivered is in the outbox
 	rows, err := s.reading.QueryContext(ctx, `WITH RECURSIVE backlog (app_id) AS (
 			SELECT min(app_id) FROM outbox WHERE state = 'pending'
 			UNION ALL

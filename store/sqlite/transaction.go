@@ -91,6 +91,9 @@ func (w *writer) commit() error {
 	if _, err := w.commands.commit.exec(); err != nil {
 		return err
 	}
+	if w.shown {
+		w.claims.show()
+	}
 	if w.moved {
 		w.claims.forgetAll()
 	}
@@ -144,7 +147,7 @@ func (w *writer) endTransaction() {
 	}
 	w.changed = w.changed || w.stale || w.moved
 	clear(w.received) // of their payloads
-	w.open, w.stale, w.moved, w.dirty, w.counted, w.received = false, false, false, w.dirty[:0], w.counted[:0], w.received[:0]
+	w.open, w.stale, w.moved, w.shown, w.dirty, w.counted, w.received = false, false, false, false, w.dirty[:0], w.counted[:0], w.received[:0]
 }
 
 // wallet returns an account's money, from memory if it is there. Those of which

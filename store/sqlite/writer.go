@@ -79,6 +79,7 @@ type writer struct {
 	current  *operation
 	received []freshEvent
 	moved    bool // events are pending, or not any more, for another reason
+	shown    bool // all events that were there are in the outbox
 
 	tidyAgain time.Time // not before; see tidy
 	logger    atomic.Pointer[zap.Logger]
