@@ -41,7 +41,8 @@ type arrivals struct {
 	records          []byte // of the transaction under way
 	gone             int    // how many of made the transaction under way has ended
 	// lost: memory was dropped, and all in the table is to be entered.
-	lost bool
+	lost  bool
+	again time.Time // none are entered before by themselves; see tidyArrivals
 	// newest is an id up to which there may be events in the outbox.
 	newest store.EventID
 }
@@ -126,7 +127,7 @@ func (a *arrivals) end(one *arrival) {
 }
 
 // readArrivals adds the events of one row to those that have not gone, and takes away
-// those that have.
+// those that have, up to an error.
 func readArrivals(b []byte, to map[int64]freshEvent) error {
 	if len(b) == 0 || b[0] != arrivalFormat {
 		return errors.New("a row of outbox_recent has an unknown format")
@@ -141,7 +142,9 @@ func readArrivals(b []byte, to map[int64]freshEvent) error {
 				ID: store.EventID(rest.text()), App: tenant.AppID(rest.text()), Name: tenant.Event(rest.text()), State: store.Pending,
 				LastError: rest.text(), Payload: []byte(rest.text()),
 			}
-			to[seq] = newFreshEvent(&e, seq, at)
+			if !rest.short {
+				to[seq] = newFreshEvent(&e, seq, at)
+			}
 		case departed:
 			delete(to, seq)
 		default:
@@ -164,10 +167,13 @@ func (w *writer) recoverArrivals() error {
 	}
 	rows, err := w.conn.QueryContext(context.Background(), "SELECT seq, records FROM outbox_recent ORDER BY seq")
 	events := make(map[int64]freshEvent)
+	var damaged []store.Event
 	seqs, err := collect(rows, err, func(scan func(...any) error) (seq int64, err error) {
 		var records []byte
 		if err = scan(&seq, &records); err == nil {
-			err = readArrivals(records, events)
+			if why := readArrivals(records, events); why != nil {
+				damaged = append(damaged, store.Event{LastError: why.Error(), Payload: records})
+			}
 		}
 		return seq, err
 	})
@@ -183,6 +189,9 @@ func (w *writer) recoverArrivals() error {
 			return err
 		}
 	}
+	if err := w.setAside(damaged); err != nil {
+		return err
+	}
 	if len(seqs) > 0 {
 		a.next = max(a.next, seqs[len(seqs)-1]+1)
 		if _, err := w.commands.deleteArrivals.exec(a.next); err != nil {
@@ -190,6 +199,21 @@ func (w *writer) recoverArrivals() error {
 		}
 	}
 	a.first, a.lost, w.shown = a.next, false, true
+	return nil
+}
+
+// setAside quarantines rows that cannot be read to their end: what is behind that would
+// otherwise keep all webhooks waiting, for ever.
+func (w *writer) setAside(damaged []store.Event) error {
+	for i := range damaged {
+		w.arrivals.seq++
+		e := newFreshEvent(&damaged[i], w.arrivals.seq, w.clock().UnixMicro())
+		e.ID = store.NewEventID()
+		if _, err := w.insertEvent(&e, store.Quarantined, 0, e.NextAttemptAt, e.LastError); err != nil {
+			return err
+		}
+		w.log().Error("a part of the outbox cannot be read and is quarantined", zap.String("event_id", string(e.ID)), zap.String("error", e.LastError))
+	}
 	return nil
 }
 
@@ -307,7 +331,7 @@ func (w *writer) rested(at time.Time) bool {
 func (w *writer) tidyArrivals() {
 	err := w.alone(func() error { return w.enterArrivals(arrivalChunk, w.rested) })
 	if err != nil {
-		w.tidyAgain = time.Now().Add(tidyRetry)
+		w.arrivals.again = time.Now().Add(tidyRetry) // the ledger does not wait for it
 		w.log().Error("events could not be entered in the outbox and stay in its newest part", zap.Error(err))
 	}
 }

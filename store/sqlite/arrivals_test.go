@@ -284,20 +284,60 @@ func TestAnEventThatSomebodyAddedByHandIsNoObstacle(t *testing.T) {
 	}
 }
 
-func TestArrivalsThatCannotBeReadAreReportedAndStay(t *testing.T) {
+func TestADamagedRowOfArrivalsIsQuarantinedAndHoldsUpNothing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "gateway.db")
-	s := open(t, path, time.Now)
+	s, account := funded(t, path, 1_000_000)
+	a := newArrivals()
+	whole, cut := many("app_1", 2)[0], many("app_1", 1)[0]
+	a.arrive(newFreshEvent(&whole, 1, 1_760_000_000_000_000))
+	a.arrive(newFreshEvent(&cut, 2, 1_760_000_000_000_000))
 	inWriter(t, s, func(w *writer) error {
-		_, err := w.conn.ExecContext(context.Background(), "INSERT INTO outbox_recent (seq, records) VALUES (99, x'63')")
+		_, err := w.conn.ExecContext(context.Background(), "INSERT INTO outbox_recent (seq, records) VALUES (98, ?), (99, x'63')", a.records[:len(a.records)-1])
 		return err
 	})
 	survivor, _ := crash(t, s, path)
-	if _, err := survivor.Receive(t.Context(), many("app_1", 1), nil); err == nil {
-		t.Error("events are added to what cannot be read")
+	if _, err := survivor.Admit(t.Context(), holdOf(account)); err != nil {
+		t.Error(err)
 	}
-	if _, recent := outboxRows(t, survivor); recent != 1 {
-		t.Errorf("%d rows are left, want the one", recent)
+	id := put(t, survivor, "app_1")
+	if diff := cmp.Diff([]store.EventID{whole.ID, id}, pending(t, survivor)); diff != "" {
+		t.Error(diff)
 	}
+	var set [][]byte
+	for e, err := range survivor.Events(t.Context(), store.EventFilter{State: store.Quarantined}) {
+		if err == nil {
+			e, err = survivor.Event(t.Context(), e.ID)
+		}
+		if err != nil || e.LastError == "" {
+			t.Errorf("%q, %v", e.LastError, err)
+		}
+		set = append(set, e.Payload)
+	}
+	if diff := cmp.Diff([][]byte{a.records[:len(a.records)-1], {0x63}}, set); diff != "" {
+		t.Error(diff)
+	}
+	if _, recent := outboxRows(t, survivor); recent != 0 {
+		t.Errorf("%d rows are left", recent)
+	}
+}
+
+func TestTheLedgerDoesNotWaitForEventsThatCannotBeEntered(t *testing.T) {
+	clock := storetest.NewClock()
+	s := open(t, filepath.Join(t.TempDir(), "gateway.db"), clock.Now)
+	put(t, s, "app_1")
+	allow := refuse(t, s, "outbox")
+	clock.Advance(2 * arrivalRest)
+	await(t, "the event to be refused", func() (refused bool) {
+		inWriter(t, s, func(w *writer) error {
+			if refused = !w.arrivals.again.IsZero(); !w.tidyAgain.IsZero() {
+				t.Error("the tail waits, too")
+			}
+			return nil
+		})
+		return refused
+	})
+	allow()
+	await(t, "the event to be entered", func() bool { entered, recent := outboxRows(t, s); return entered == 1 && recent == 0 })
 }
 
 func FuzzArrivals(f *testing.F) {

@@ -173,7 +173,7 @@ func (w *writer) run() {
 			if w.tidyDue() {
 				w.tidy()
 			}
-			if w.windows != nil && w.arrivalsDue() && !time.Now().Before(w.tidyAgain) {
+			if w.windows != nil && w.arrivalsDue() && !time.Now().Before(w.arrivals.again) {
 				w.tidyArrivals()
 			}
 			if w.sweeping {
