@@ -23,7 +23,7 @@ const appColumns = `a.id, a.name, ifnull(a.account_id, ''), a.per_second, a.per_
 
 // Grant implements [store.Store].
 func (s *Store) Grant(ctx context.Context, digest tenant.KeyDigest) (*tenant.Grant, error) {
-	if err := s.doorman.ask(ctx, digest); err != nil {
+	if err := s.keys.ask(ctx, digest); err != nil {
 		return nil, s.readError(err)
 	}
 	g := new(tenant.Grant)

@@ -60,7 +60,7 @@ type Store struct {
 	admitTimes *deadline.Shared
 	settlings  sync.Pool
 	reads      reads
-	doorman    *doorman
+	keys       *keyChecker
 	senders    lookups // of selectSender
 	// receiving bounds the events and statuses that wait for one commit, so that
 	// a flood of webhooks leaves room for sends between its commits.
@@ -102,7 +102,7 @@ func Open(ctx context.Context, path string, o Options) (_ *Store, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.reading.SetMaxOpenConns(maxReaders + maxLookups + 1) // one is the doorman's
+	s.reading.SetMaxOpenConns(maxReaders + maxLookups + 1) // one is that of the keyChecker
 	s.reading.SetMaxIdleConns(maxReaders)
 	w, err := newWriter(ctx, s.writing, o)
 	if err != nil {
@@ -111,7 +111,7 @@ func Open(ctx context.Context, path string, o Options) (_ *Store, err error) {
 	s.writer, s.claims = w, w.claims
 	err = errors.Join(prepare(ctx, s.reading, s.reads.all()), s.senders.open(ctx, s.reading, selectSender))
 	if err == nil {
-		s.doorman, err = newDoorman(ctx, s.reading)
+		s.keys, err = newKeyChecker(ctx, s.reading)
 	}
 	if err != nil {
 		return nil, errors.Join(err, w.close())
@@ -168,7 +168,7 @@ func (s *Store) Close() error {
 		if s.lock == nil && s.writer.changed {
 			time.Sleep(2 * pollInterval)
 		}
-		s.closeErr = errors.Join(s.writer.close(), s.doorman.close(), s.closeDatabases())
+		s.closeErr = errors.Join(s.writer.close(), s.keys.close(), s.closeDatabases())
 	})
 	return s.closeErr
 }

@@ -30,7 +30,7 @@ func withKeys(t *testing.T, path string, digests ...tenant.KeyDigest) *Store {
 }
 
 func TestThoseWhoAskTogetherGetTheirOwnAnswers(t *testing.T) {
-	const each = 2 * maxVisitors
+	const each = 2 * maxKeyChecks
 	var known []tenant.KeyDigest
 	for i := range each {
 		known = append(known, tenant.KeyDigest{1, byte(i)})
@@ -85,12 +85,12 @@ func TestLookUpsEndWithTheStore(t *testing.T) {
 	s := withKeys(t, filepath.Join(t.TempDir(), "gateway.db"))
 	var wg sync.WaitGroup
 	var asking sync.WaitGroup
-	for i := range 2 * maxVisitors {
+	for i := range 2 * maxKeyChecks {
 		asking.Add(1)
 		wg.Go(func() {
-			err := s.doorman.ask(t.Context(), tenant.KeyDigest{byte(i)})
+			err := s.keys.ask(t.Context(), tenant.KeyDigest{byte(i)})
 			for asking.Done(); errors.Is(err, store.ErrNotFound); {
-				err = s.doorman.ask(t.Context(), tenant.KeyDigest{byte(i)})
+				err = s.keys.ask(t.Context(), tenant.KeyDigest{byte(i)})
 			}
 			if !errors.Is(err, store.ErrClosed) {
 				t.Errorf("%v, want ErrClosed", err)
@@ -108,7 +108,7 @@ func TestWhoAsksMayGo(t *testing.T) {
 	s := withKeys(t, filepath.Join(t.TempDir(), "gateway.db"))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	for range 2 * maxVisitors {
+	for range 2 * maxKeyChecks {
 		if _, err := s.Grant(ctx, tenant.KeyDigest{}); !errors.Is(err, context.Canceled) && !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("%v, want Canceled or the answer", err)
 		}
