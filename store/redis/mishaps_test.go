@@ -127,17 +127,18 @@ func TestHashesOfHoursToComeLastAsLong(t *testing.T) {
 	server := redistest.Start(t, "appendfsync no")
 	b := newBooks(t, testOptions(t, "single", "", server.URL()))
 	own := store.NewHoldIDFor(b.account)
-	ms, err := strconv.ParseInt(string(own[5:10]), 32, 64)
+	hours, err := strconv.ParseInt(string(own[5:10]), 32, 64) // 2²³ ms each
 	noError(t, err)
-	const days = 37
-	text := strconv.FormatInt(ms+days*24*3600*1000>>23, 32)
+	hours += 37 * 24 * time.Hour.Milliseconds() >> 23
+	text := strconv.FormatInt(hours, 32)
 	id := store.HoldID("hold_" + strings.Repeat("0", 5-len(text)) + text + string(own[10:]))
 	a := b.admission()
 	a.HoldID = id
 	_, err = b.Admit(t.Context(), a)
 	noError(t, err)
 	ttl, _ := command(t, server, "TTL", b.settledOf(id)).(int64)
-	if ttl < (days+38)*24*3600 {
-		t.Errorf("%s goes %d days after its hours have begun", b.settledOf(id), ttl/86400-days)
+	goes := time.Now().Add(time.Duration(ttl+1) * time.Second)
+	if after := goes.Sub(time.UnixMilli(hours << 23)); after < 38*24*time.Hour {
+		t.Errorf("%s goes %v after its hours have begun", b.settledOf(id), after)
 	}
 }
