@@ -64,32 +64,16 @@ func (c *command) number(values ...driver.Value) (n int64, err error) {
 }
 
 // row runs a statement for its first row, whose columns it puts into to; sql.ErrNoRows
-// where there is none.
+// where there is none. Texts and blobs are the caller's.
 func (c *command) row(to []driver.Value, values ...driver.Value) error {
-	found := false
-	err := c.rows(to, func() bool { found = true; return false }, values...)
-	if err == nil && !found {
-		err = sql.ErrNoRows
-	}
-	return err
-}
-
-// rows runs a statement and calls each with the columns of every row in to, until that
-// returns false. Texts and blobs are the caller's.
-func (c *command) rows(to []driver.Value, each func() bool, values ...driver.Value) error {
 	return c.conn.Raw(func(any) error {
 		c.bind(values)
 		rows, err := c.statement.(driver.StmtQueryContext).QueryContext(context.Background(), c.values)
 		if err != nil {
 			return err
 		}
-		for err == nil {
-			if err = rows.Next(to); err == nil && !each() {
-				break
-			}
-		}
-		if err == io.EOF {
-			err = nil
+		if err = rows.Next(to); err == io.EOF {
+			err = sql.ErrNoRows
 		}
 		if closeErr := rows.Close(); err == nil {
 			err = closeErr

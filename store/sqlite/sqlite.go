@@ -35,8 +35,8 @@ var migrations embed.FS
 // applicationID marks the file as ours (PRAGMA application_id), "wagw" in ASCII.
 const applicationID = 0x77616777
 
-// maxReaders bounds the connections for reading, beside those of look-ups: a flood of them
-// must not use up the process's files.
+// maxReaders bounds the connections for reading, beside that of the keyChecker: a flood of
+// look-ups must not use up the process's files.
 const maxReaders = 8
 
 // Options say how a database is opened. The zero value is the command line's:
@@ -61,7 +61,6 @@ type Store struct {
 	settlings  sync.Pool
 	reads      reads
 	keys       *keyChecker
-	senders    lookups // of selectSender
 	// receiving bounds the events and statuses that wait for one commit, so that
 	// a flood of webhooks leaves room for sends between its commits.
 	receiving *semaphore.Weighted
@@ -102,14 +101,14 @@ func Open(ctx context.Context, path string, o Options) (_ *Store, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.reading.SetMaxOpenConns(maxReaders + maxLookups + 1) // one is that of the keyChecker
+	s.reading.SetMaxOpenConns(maxReaders + 1) // one is that of the keyChecker
 	s.reading.SetMaxIdleConns(maxReaders)
 	w, err := newWriter(ctx, s.writing, o)
 	if err != nil {
 		return nil, err
 	}
 	s.writer, s.claims = w, w.claims
-	err = errors.Join(prepare(ctx, s.reading, s.reads.all()), s.senders.open(ctx, s.reading, selectSender))
+	err = prepare(ctx, s.reading, s.reads.all())
 	if err == nil {
 		s.keys, err = newKeyChecker(ctx, s.reading)
 	}
@@ -177,7 +176,7 @@ func (s *Store) Close() error {
 func (s *Store) SetLogger(l *zap.Logger) { s.writer.logger.Store(l) }
 
 func (s *Store) closeDatabases() error {
-	errs := []error{finalize(s.reads.all()), s.senders.close()}
+	errs := []error{finalize(s.reads.all())}
 	for _, db := range []*sql.DB{s.reading, s.writing} {
 		if db != nil {
 			errs = append(errs, db.Close())

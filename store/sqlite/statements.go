@@ -28,7 +28,7 @@ func (s *statements) all() map[string]**sql.Stmt {
 
 // reads are what the other connections run over and over.
 type reads struct {
-	selectGrant, selectDue, selectEvent *sql.Stmt
+	selectGrant, selectSender, selectDue, selectEvent *sql.Stmt
 }
 
 // all are the statements by their text.
@@ -36,6 +36,7 @@ func (r *reads) all() map[string]**sql.Stmt {
 	return map[string]**sql.Stmt{
 		"SELECT k.id, k.expires_at, k.revoked_at IS NOT NULL, " + appColumns + `
 			FROM api_keys k JOIN apps a ON a.id = k.app_id WHERE k.digest = ?`: &r.selectGrant,
+		selectSender: &r.selectSender,
 		"SELECT seq, id, due_at FROM outbox WHERE app_id = ? AND state = 'pending' AND seq NOT BETWEEN ? AND ? ORDER BY due_at, seq LIMIT ?": &r.selectDue,
 		"SELECT " + eventColumns + ", payload FROM outbox WHERE seq = ?":                                                                     &r.selectEvent,
 	}

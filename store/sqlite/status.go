@@ -29,18 +29,19 @@ const selectSender = "SELECT account_id, ifnull(app_id, '') FROM ledger WHERE id
 // Holds implements [store.Store].
 func (s *Store) Holds(ctx context.Context, ids []store.HoldID) (map[store.HoldID]store.Sender, error) {
 	senders := make(map[store.HoldID]store.Sender, len(ids))
-	lookup, err := s.senders.take(ctx)
-	if err != nil {
-		return nil, s.readError(err)
+	if err := s.usable(ctx); err != nil {
+		return nil, err
 	}
-	defer s.senders.give(lookup)
+	find := func(entry string) (sender store.Sender, err error) {
+		return sender, s.reads.selectSender.QueryRowContext(ctx, entry).Scan(&sender.Account, &sender.App)
+	}
 	for _, id := range ids {
 		if !id.Valid() {
 			continue
 		}
 		recent, known := s.writer.tail.sender(id)
 		if !recent.Captured { // it may be entered by now
-			sender, err := enteredSender(lookup, id)
+			sender, err := enteredSender(find, id)
 			if err == nil {
 				recent, known = sender, true
 			} else if !errors.Is(err, sql.ErrNoRows) {
@@ -68,7 +69,7 @@ func (w *writer) senders(ids []store.HoldID) (map[store.HoldID]store.Sender, err
 				continue
 			}
 		}
-		sender, err := enteredSender(w.commands.selectSender, id)
+		sender, err := enteredSender(w.commands.sender, id)
 		if err == nil {
 			senders[id] = sender
 		} else if !errors.Is(err, sql.ErrNoRows) {
@@ -80,12 +81,12 @@ func (w *writer) senders(ids []store.HoldID) (map[store.HoldID]store.Sender, err
 
 // enteredSender finds in the ledger whose a hold is, in one step where it is captured;
 // sql.ErrNoRows where it is not there. Each step sees at least what the one before has seen.
-func enteredSender(c *command, id store.HoldID) (sender store.Sender, err error) {
+func enteredSender(find func(entry string) (store.Sender, error), id store.HoldID) (sender store.Sender, err error) {
 	for _, e := range [...]struct {
 		hold store.HoldID
 		kind store.Kind
 	}{{id, store.KindCapture}, {id.Again(), store.KindCapture}, {id, store.KindRelease}, {id, store.KindHold}} {
-		if sender, err = entrySender(c, e.hold.EntryID(e.kind)); !errors.Is(err, sql.ErrNoRows) {
+		if sender, err = find(e.hold.EntryID(e.kind)); !errors.Is(err, sql.ErrNoRows) {
 			sender.Captured = err == nil && e.kind == store.KindCapture
 			break
 		}
@@ -93,9 +94,10 @@ func enteredSender(c *command, id store.HoldID) (sender store.Sender, err error)
 	return sender, err
 }
 
-func entrySender(c *command, entry string) (store.Sender, error) {
+// sender runs selectSender.
+func (c *commands) sender(entry string) (store.Sender, error) {
 	var columns [2]driver.Value
-	if err := c.row(columns[:], entry); err != nil {
+	if err := c.selectSender.row(columns[:], entry); err != nil {
 		return store.Sender{}, err
 	}
 	account, _ := columns[0].(string)
