@@ -15,12 +15,7 @@ import (
 func (b *books) together(s *Store, w *wire, all []func()) {
 	t := b.t
 	t.Helper()
-	under, proceed := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	w.decide(func([]byte) fate {
-		once.Do(func() { close(under); <-proceed })
-		return arrives
-	})
+	first := w.holdFirst(t, ofSends)
 	var running sync.WaitGroup
 	running.Go(func() {
 		a := b.admission()
@@ -28,12 +23,12 @@ func (b *books) together(s *Store, w *wire, all []func()) {
 		_, err := s.Admit(t.Context(), a)
 		succeeds(t, err)
 	})
-	<-under
+	<-first.under
 	for _, run := range all {
 		running.Go(run)
 	}
 	eventually(t, "all wait", func() bool { return s.theLane().queued() == len(all) })
-	close(proceed)
+	first.proceed()
 	running.Wait()
 	w.heal()
 }
@@ -105,7 +100,7 @@ func TestRequestsOfOneRunDoNotHinderOneAnother(t *testing.T) {
 		t.Errorf("who may send %d has the verdicts %v", each-1, verdicts[limited])
 	}
 	noError(t, s.client.Rename(t.Context(), wallet+" aside", wallet).Err())
-	spoilt.nothingLeft(t)
+	s.nothingLeft(t)
 
 	b.together(s, w, b.settling(t, s, held))
 	b.wantHolds(1+each-1, 1, 0)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -272,22 +271,15 @@ func TestCapturesThatWaitBehindAHoldWaitForTheNext(t *testing.T) {
 	b, s, w := onLane(t, patience, time.Hour)
 	s.theLane().maxAlone = time.Hour
 	early, late := b.hold(s), b.hold(s)
-	under, proceed := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	var writes atomic.Int64
-	w.decide(func([]byte) fate {
-		writes.Add(1)
-		once.Do(func() { close(under); <-proceed })
-		return arrives
-	})
+	first := w.holdFirst(t, ofSends)
 	var running sync.WaitGroup
 	running.Go(func() { b.hold(s) })
-	<-under
+	<-first.under
 	for _, id := range []store.HoldID{early, late} {
 		running.Go(func() { succeeds(t, s.CapturePatiently(t.Context(), id, messageOf(id))) })
 	}
 	eventually(t, "both wait", func() bool { return s.theLane().queued() == 2 })
-	close(proceed)
+	first.proceed()
 	eventually(t, "the hold is back", func() bool {
 		l := s.theLane()
 		l.mu.Lock()
@@ -296,7 +288,7 @@ func TestCapturesThatWaitBehindAHoldWaitForTheNext(t *testing.T) {
 	})
 	b.hold(s)
 	running.Wait()
-	if n := writes.Load(); n != 2 {
+	if n := first.writes.Load(); n != 2 {
 		t.Errorf("two holds and two captures took %d writes", n)
 	}
 	b.wantHolds(3, 0, 2)

@@ -171,12 +171,7 @@ func TestALookUpThatIsGivenUpDisturbsNoOther(t *testing.T) {
 	t.Parallel()
 	_, s, w := onLane(t, patience, time.Hour)
 	s.readLanes.maxQueued = time.Hour
-	under, proceed := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	w.decide(func([]byte) fate {
-		once.Do(func() { close(under); <-proceed })
-		return arrives
-	})
+	first := w.holdFirst(t, func([]byte) bool { return true })
 	var running sync.WaitGroup
 	found := func(ctx context.Context, digest tenant.KeyDigest, want error) {
 		running.Go(func() {
@@ -187,14 +182,14 @@ func TestALookUpThatIsGivenUpDisturbsNoOther(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	found(t.Context(), tenant.KeyDigest{1}, store.ErrNotFound)
-	<-under
+	<-first.under
 	found(ctx, tenant.KeyDigest{2}, context.Canceled)
 	found(t.Context(), tenant.KeyDigest{3}, store.ErrNotFound)
 	l := s.readLanes.to(s.client.(*goredis.Client))
 	eventually(t, "both wait", func() bool { return l.queued() == 2 })
 	cancel()
 	eventually(t, "one has gone", func() bool { return l.queued() == 1 })
-	close(proceed)
+	first.proceed()
 	running.Wait()
 }
 

@@ -5,8 +5,10 @@ import (
 	"context"
 	"io"
 	"net"
+	"sync"
 	"sync/atomic"
 	"syscall"
+	"testing"
 	"time"
 )
 
@@ -56,6 +58,33 @@ func (w *wire) decide(by func(sent []byte) fate) { w.fate.Store(&by) }
 func (w *wire) heal() {
 	w.fate.Store(nil)
 	w.refuses.Store(false)
+}
+
+// heldFirst is what is held up of what a wire carries: the first of a kind.
+type heldFirst struct {
+	// under is closed when it is on its way.
+	under chan struct{}
+	// proceed lets it arrive.
+	proceed func()
+	// writes is how much of its kind was sent, with it.
+	writes atomic.Int64
+}
+
+// holdFirst holds up the first that is sent of a kind, at the latest until the test ends. Other kinds arrive:
+// a store may have work in the background.
+func (w *wire) holdFirst(t testing.TB, kind func(sent []byte) bool) *heldFirst {
+	h := &heldFirst{under: make(chan struct{})}
+	proceed := make(chan struct{})
+	h.proceed = sync.OnceFunc(func() { close(proceed) })
+	t.Cleanup(h.proceed)
+	w.decide(func(sent []byte) fate {
+		if kind(sent) && h.writes.Add(1) == 1 {
+			close(h.under)
+			<-proceed
+		}
+		return arrives
+	})
+	return h
 }
 
 // wired is a connection over the wire.
@@ -113,3 +142,6 @@ func (c *wired) note(at time.Time) {
 
 // runs tells whether a script that is known is among what is sent.
 func (sc *script) runs(sent []byte) bool { return bytes.Contains(sent, []byte(sc.sha)) }
+
+// ofSends tells whether a script that every send needs is among what is sent.
+func ofSends(sent []byte) bool { return admitScript.runs(sent) || settleScript.runs(sent) }
