@@ -25,8 +25,9 @@ type job struct {
 	// reads are the commands of a job that runs no script, and only asks questions.
 	reads []*goredis.Cmd
 
-	// turn tells that the job is done, or that it is to lead.
+	// turn tells that the job is done, or that it is to lead, which it was told then.
 	turn  chan bool
+	told  time.Time
 	timer *time.Timer
 	// queued: it is not sent yet. leads: it sends, or has been told to. Both are guarded
 	// by the lane.
@@ -59,6 +60,12 @@ func newJob() *job {
 	j := &job{turn: make(chan bool, 1), timer: time.NewTimer(time.Hour)}
 	j.timer.Stop()
 	return j
+}
+
+// tell tells a job to lead.
+func (j *job) tell() {
+	j.told = time.Now()
+	j.turn <- false
 }
 
 // MarshalBinary is what go-redis writes of a job.

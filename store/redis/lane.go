@@ -14,14 +14,23 @@ const (
 	maxTogether = 128
 	// maxQueued is how long a job waits for the answers to those before it. Then it is
 	// sent on another connection: on a long way to Redis, or where one connection hangs,
-	// jobs overtake one another as they would without a lane. It is longer than goroutines
-	// wait for a processor on a busy machine, where overtaking would make many small runs.
+	// jobs overtake one another as they would without a lane. On a busy machine, where goroutines wait for a
+	// processor, overtaking would only make many small runs: so twice that wait is added, up to maxLag of it.
 	maxQueued = 4 * time.Millisecond
-	// maxAlone is how long a job for which nobody waits stays until one comes for which somebody does, and
-	// maxPatient is how many of them need no such company.
+	maxLag    = 25 * time.Millisecond
+	// maxAlone is for how long a job for which nobody waits is patient: it stays until one comes for which somebody
+	// does. As many as maxPatient need no such company.
 	maxAlone   = 2 * time.Millisecond
 	maxPatient = 32
+	// apart is how long after one with at least crowd jobs the next convoy begins, unless enough jobs wait: to run a
+	// script costs Redis as much as what it does for several sends, of which each brings a hold and a capture.
+	apart  = time.Millisecond
+	crowd  = 8
+	enough = 32
 )
+
+// pace is for how long jobs wait: the constants, but for tests.
+type pace struct{ maxQueued, maxAlone, apart time.Duration }
 
 // lane is the way to one server of the scripts that every send needs, or of look-ups of keys. What comes while
 // others wait for their answers is sent with all that has come by then, in one write: the
@@ -34,12 +43,17 @@ const (
 // gave up is not told whether it was sent. In full duplex it repeats what a broken connection
 // has left unanswered.
 type lane struct {
-	// maxQueued and maxAlone are the constants, but for tests.
-	maxQueued, maxAlone time.Duration
+	pace
 
 	mu sync.Mutex
 	// waiting are the jobs that are not sent yet.
 	waiting []*job
+	// resting is the job that is to lead when the convoy before it, of so many jobs, has been under way for a while.
+	resting *job
+	began   time.Time
+	last    int
+	// lag is for how long the last leader waited for a processor.
+	lag time.Duration
 	// leaders is how many jobs send, or have been told to.
 	leaders int
 	// relieved are the convoys that are sent by a goroutine of their own; see lead.
@@ -61,11 +75,14 @@ func (l *lane) run(ctx context.Context, j *job) answer {
 	l.mu.Lock()
 	j.queued = true
 	l.waiting = append(l.waiting, j)
-	if l.leaders == 0 && l.urgent() {
+	switch {
+	case l.leaders == 0 && l.urgent():
 		l.appoint(j)
+	case len(l.waiting) >= enough:
+		l.wake()
 	}
+	queued := l.maxQueued + 2*l.lag
 	l.mu.Unlock()
-	queued := l.maxQueued
 	if j.patient {
 		queued = l.maxAlone
 	}
@@ -81,8 +98,8 @@ func (l *lane) run(ctx context.Context, j *job) answer {
 			if left <= 0 {
 				return l.leave(j, context.DeadlineExceeded)
 			}
-			if l.overtake(j) {
-				left = min(l.maxQueued, left)
+			if wait, queued := l.overtake(j); queued {
+				left = min(wait, left)
 			}
 			j.timer.Reset(left)
 		case <-ctx.Done():
@@ -91,11 +108,32 @@ func (l *lane) run(ctx context.Context, j *job) answer {
 	}
 }
 
-// appoint tells a job that waits to lead.
+// appoint tells a job that waits to lead, or has it told in a moment.
 func (l *lane) appoint(j *job) {
 	l.leaders++
 	j.leads = true
-	j.turn <- false
+	if l.last >= crowd && len(l.waiting) < enough {
+		if rest := l.apart - time.Since(l.began); rest > 0 {
+			l.resting = j
+			time.AfterFunc(rest, func() {
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				if l.resting == j {
+					l.wake()
+				}
+			})
+			return
+		}
+	}
+	j.tell()
+}
+
+// wake has a job lead that rests, if there is one.
+func (l *lane) wake() {
+	if l.resting != nil {
+		l.resting.tell()
+		l.resting = nil
+	}
 }
 
 // appointNext has the job lead that has the most time left, since a convoy has the time of
@@ -117,15 +155,24 @@ func (l *lane) urgent() bool {
 	return len(l.waiting) >= maxPatient || slices.ContainsFunc(l.waiting, func(j *job) bool { return !j.patient })
 }
 
-// overtake has those that wait sent although others are under way, and tells whether the job
-// is one of them.
-func (l *lane) overtake(j *job) (queued bool) {
+// overtake has those that wait sent although others are under way, unless one of them is about to do so, and
+// returns for how long the job may wait yet: for its answer, or to be sent. One that was patient
+// so far overtakes nobody yet.
+func (l *lane) overtake(j *job) (wait time.Duration, queued bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if j.queued && !j.leads {
+	patient := j.patient
+	j.patient = false
+	switch {
+	case !j.queued:
+		return 0, false
+	case l.resting != nil:
+		l.wake()
+	case patient && l.leaders > 0 || slices.ContainsFunc(l.waiting, func(j *job) bool { return j.leads }):
+	default:
 		l.appointNext()
 	}
-	return j.queued
+	return l.maxQueued + 2*l.lag, true
 }
 
 // leave ends the wait for a job. One that was not sent never will be.
@@ -144,7 +191,11 @@ func (l *lane) leave(j *job, err error) answer {
 	l.waiting = slices.DeleteFunc(l.waiting, func(other *job) bool { return other == j })
 	j.queued = false
 	if j.leads {
-		<-j.turn
+		if l.resting == j {
+			l.resting = nil
+		} else {
+			<-j.turn
+		}
 		l.resign(j)
 	}
 	j.release()
@@ -214,5 +265,7 @@ func (l *lane) take(leader *job) *convoy {
 	}
 	clear(l.waiting[len(kept):])
 	l.waiting = kept
+	l.began, l.last = time.Now(), len(b.jobs)
+	l.lag = min(l.began.Sub(leader.told), maxLag)
 	return b
 }

@@ -175,7 +175,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	s := &Store{
 		client: connect(o), prefix: o.KeyPrefix, declared: declare(o.KeyPrefix), timeout: o.Timeout, clock: o.Clock, describe: o.Describe, serving: o.Serving, id: rand.Text(),
-		homes: newHomes(), forsake: newForsaken(), fullWindows: fullWindows{most: maxFull}, lanes: newLanes(), readLanes: newLanes(),
+		homes: newHomes(), forsake: newForsaken(), fullWindows: fullWindows{most: maxFull}, lanes: newLanes(apart), readLanes: newLanes(0),
 	}
 	for p, keys := range s.declared {
 		s.boxed[p] = [2]any{keys[0], keys[1]}

@@ -64,17 +64,16 @@ func moved(err error) bool {
 // waits for another.
 type lanes struct {
 	byAddress sync.Map
-	// maxQueued and maxAlone are those of each of them.
-	maxQueued, maxAlone time.Duration
+	pace
 }
 
-func newLanes() lanes { return lanes{maxQueued: maxQueued, maxAlone: maxAlone} }
+func newLanes(apart time.Duration) lanes { return lanes{pace: pace{maxQueued, maxAlone, apart}} }
 
 func (l *lanes) to(node *goredis.Client) *lane {
 	address := node.Options().Addr
 	known, ok := l.byAddress.Load(address)
 	if !ok {
-		known, _ = l.byAddress.LoadOrStore(address, &lane{maxQueued: l.maxQueued, maxAlone: l.maxAlone})
+		known, _ = l.byAddress.LoadOrStore(address, &lane{pace: l.pace})
 	}
 	return known.(*lane)
 }

@@ -1,0 +1,131 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+)
+
+// crowded is a lane whose last convoy was a crowd, and on which the next ones keep that distance.
+func crowded(t *testing.T, apart time.Duration) (*books, *Store, *wire) {
+	t.Helper()
+	b, s, w := onLane(t, patience, time.Hour)
+	s.theLane().apart = apart
+	var steps []func()
+	for range crowd {
+		steps = append(steps, func() { b.hold(s) })
+	}
+	b.together(s, w, steps)
+	return b, s, w
+}
+
+// rests tells whether a job is to lead when it has rested.
+func (l *lane) rests() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.resting != nil
+}
+
+func TestConvoysKeepADistanceAfterACrowd(t *testing.T) {
+	t.Parallel()
+	b, s, w := crowded(t, time.Hour)
+	first := w.holdFirst(t, ofSends)
+	first.proceed()
+	var running sync.WaitGroup
+	running.Go(func() { b.hold(s) })
+	eventually(t, "it rests", s.theLane().rests)
+	for range enough - 2 {
+		running.Go(func() { b.hold(s) })
+	}
+	eventually(t, "all wait", func() bool { return s.theLane().queued() == enough-1 })
+	if n := first.writes.Load(); n != 0 {
+		t.Errorf("%d writes were made", n)
+	}
+	b.hold(s)
+	running.Wait()
+	if n := first.writes.Load(); n != 1 {
+		t.Errorf("%d holds took %d writes", enough, n)
+	}
+}
+
+func TestADistanceIsOverSoon(t *testing.T) {
+	t.Parallel()
+	b, s, _ := crowded(t, 50*time.Millisecond)
+	began := s.theLane().began
+	b.hold(s)
+	if took := time.Since(began); took < 50*time.Millisecond {
+		t.Errorf("the next convoy began within %v", took)
+	}
+	b.hold(s) // the last one was no crowd
+}
+
+func TestWhoRestsCanBeGivenUp(t *testing.T) {
+	t.Parallel()
+	b, s, _ := crowded(t, time.Hour)
+	l := s.theLane()
+	ctx, cancel := context.WithCancel(t.Context())
+	given := make(chan error, 1)
+	go func() {
+		_, err := s.Admit(ctx, b.admission())
+		given <- err
+	}()
+	eventually(t, "it rests", l.rests)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b.hold(s)
+	}()
+	eventually(t, "another one waits", func() bool { return l.queued() == 2 })
+	cancel()
+	if err := <-given; !errors.Is(err, context.Canceled) {
+		t.Errorf("it fails with %v", err)
+	}
+	eventually(t, "the other one rests", l.rests)
+	l.mu.Lock()
+	l.wake()
+	l.mu.Unlock()
+	<-done
+}
+
+// On a machine that is so busy that a leader waits for a processor, one more would only wait, too.
+func TestNobodyOvertakesWhoIsAboutToLead(t *testing.T) {
+	t.Parallel()
+	waiting, about := newJob(), newJob()
+	waiting.queued, about.queued = true, true
+	l := &lane{pace: pace{maxQueued: time.Hour}, waiting: []*job{about, waiting}, lag: time.Minute}
+	l.appoint(about)
+	if wait, queued := l.overtake(waiting); !queued || wait != time.Hour+2*time.Minute || waiting.leads {
+		t.Errorf("it waits for another %v, %v; and leads: %v", wait, queued, waiting.leads)
+	}
+	<-about.turn
+	l.take(about)
+	if wait, queued := l.overtake(waiting); queued || wait != 0 {
+		t.Errorf("who is under way waits for another %v", wait)
+	}
+}
+
+// A capture that nobody waits for overtakes nobody when it has waited for company, but then waits like any other.
+func TestPatienceEndsBehindWhatIsUnderWay(t *testing.T) {
+	t.Parallel()
+	b, s, w := onLane(t, patience, time.Hour)
+	id := b.hold(s)
+	first := w.holdFirst(t, ofSends)
+	var running sync.WaitGroup
+	running.Go(func() { b.hold(s) })
+	<-first.under
+	running.Go(func() { succeeds(t, s.CapturePatiently(t.Context(), id, messageOf(id))) })
+	l := s.theLane()
+	eventually(t, "it is not patient any more", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return len(l.waiting) == 1 && l.urgent()
+	})
+	if n := first.writes.Load(); n != 1 {
+		t.Errorf("%d writes were made", n)
+	}
+	first.proceed()
+	running.Wait()
+	b.wantHolds(2, 0, 1)
+}
