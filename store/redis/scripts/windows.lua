@@ -13,6 +13,7 @@
 local HEADERS, RUNS, RUN, RUN_FORMAT = '>I2I2I4I7I3I7I2I2I4I7I3I7', 192, 10, '>I7I3'
 local HEAD, CLOSED, TOTAL, NEWEST, COUNT, OLDEST = 1, 2, 3, 4, 5, 6
 local MINUTE = 6
+local MINUTE_TOTAL, MINUTE_COUNT = MINUTE + TOTAL, MINUTE + COUNT
 local RINGS = 50 -- where the ring of the second begins; that of the minute is behind it
 -- A run has 1 of 127 parts of the limit, so that at most that is counted too many.
 local PARTS = 127
@@ -45,23 +46,23 @@ local function read_windows(app)
 	local key = base .. 'windows:' .. app
 	local headers = redis.call('GETRANGE', key, '0', '49')
 	if headers == '' then
-		return { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, key = key, at = now }
+		return { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, key = key, at = now, counted = false, renewed = false }
 	end
-	local w = { struct.unpack(HEADERS, headers) } -- and behind them where it has read to
+	local w = { key = key, at = now, counted = false, renewed = false, struct.unpack(HEADERS, headers) } -- and behind them where it has read to
 	-- A clock that was set back a little stands still here, and is believed where
 	-- it was set back by more than a window.
 	local newest = math.max(w[NEWEST], w[MINUTE + NEWEST])
-	w.key, w.at = key, newest > now and newest <= now + 60e6 and newest or now
+	w.at = newest > now and newest <= now + 60e6 and newest or now
 	slide(w, 0, w.at - 1e6)
 	slide(w, MINUTE, w.at - 60e6)
 	return w
 end
 
--- count counts a request in both windows. A run that is complete is noted, to be written.
-local function count(w, per_second, per_minute)
+-- count_in begins to count what is admitted now: a run that is complete is noted, to be written.
+local function count_in(w, per_second, per_minute)
 	local limit, at = per_second, w.at
 	-- Once a minute is enough for what is to be there for some minutes.
-	w.counted, w.renewed = true, w.renewed or w[MINUTE + TOTAL] == 0 or at - at % 60e6 > w[MINUTE + NEWEST]
+	w.counted, w.renewed = true, w[MINUTE + TOTAL] == 0 or at - at % 60e6 > w[MINUTE + NEWEST]
 	for m = 0, MINUTE, MINUTE do
 		local newest, n, closed = w[m + NEWEST], w[m + COUNT], w[m + CLOSED]
 		if n > 0 and n >= limit / PARTS and closed < RUNS then
@@ -69,11 +70,20 @@ local function count(w, per_second, per_minute)
 			local place = m / MINUTE * RUNS + (w[m + HEAD] + closed) % RUNS
 			w.runs[#w.runs + 1] = { RINGS + place * RUN, struct.pack(RUN_FORMAT, newest, n) }
 			w[m + OLDEST] = closed == 0 and newest or w[m + OLDEST]
-			w[m + CLOSED], n = closed + 1, 0
+			w[m + CLOSED], w[m + COUNT] = closed + 1, 0
 		end
-		w[m + TOTAL], w[m + NEWEST], w[m + COUNT] = w[m + TOTAL] + 1, at, n + 1
+		w[m + NEWEST] = at
 		limit = per_minute
 	end
+end
+
+-- count counts a request in both windows. All that one run of a script admits is of one time, and so of one run.
+local function count(w, per_second, per_minute)
+	if not w.counted then
+		count_in(w, per_second, per_minute)
+	end
+	w[TOTAL], w[COUNT] = w[TOTAL] + 1, w[COUNT] + 1
+	w[MINUTE_TOTAL], w[MINUTE_COUNT] = w[MINUTE_TOTAL] + 1, w[MINUTE_COUNT] + 1
 end
 
 local function write_windows(w)
