@@ -159,9 +159,13 @@ type decision struct {
 
 // decide runs the script in one place, for the windows, the money or both.
 func (s *Store) decide(ctx context.Context, p place, mode store.Mode, windows, money bool, a store.Admission) (decision, error) {
-	q := make(packed, 0, 160)
-	q = append(q, modes[mode], flag(windows), flag(money)).number(a.Limits.PerSecond).number(a.Limits.PerMinute)
-	q = q.text(string(a.Account)).text(string(a.App)).decimal(int64(a.Fee)).text(string(a.HoldID))
+	id := string(a.HoldID)
+	if !money {
+		id = ""
+	}
+	q := append(make(packed, 0, 160), modes[mode]).text(id).text("")
+	q = append(q, flag(windows), flag(money)).number(a.Limits.PerSecond).number(a.Limits.PerMinute)
+	q = q.text(string(a.Account)).text(string(a.App)).decimal(int64(a.Fee))
 	reply, err := s.send(ctx, admitScript, p, q, false)
 	if err != nil {
 		return decision{}, err

@@ -1,23 +1,28 @@
 -- Admits, captures and releases, for as many requests as came together. Every send runs this twice, and each call
 -- of Redis costs more than all the rest: so all that is needed is read at once for all of them, then each is
 -- decided by itself, as if they had come one by one, and at last all is written at once. A request that needs more
--- than that has no answer, and comes again alone; where anything fails, that is what all of
--- them do, and nothing was written. Next to the calls it is functions and tables that cost, for they are made anew in
--- every run: hence one long function.
-local ADMIT, SETTLE = '>I1I1I1I7I7I4c0I4c0I4c0I4c0', '>I1I4c0I4c0'
+-- than that has no answer, and comes again alone, and so does one about a hold or a message that another one before it
+-- is about; where anything fails, that is what all of them do, and nothing was written.
+--
+-- Next to the calls it is strings that cost, for each byte of them is hashed, then tables that grow, and functions, which are
+-- made anew in every run. So what many requests have in common is made once, and this is one long function.
+--
+-- A request is its kind, hold and message, these two as they stand in the ledger. Behind them one that admits has
+-- whether windows and money are asked for, the limits, and the RECORD of what it costs; one that captures has the RECORD of a hold that
+-- is to be made anew, or nothing.
+local REQUEST, ADMIT, RECORD_AT = '>I1I4c0I4c0', '>I1I1I7I7I4c0I4c0I4c0', 17
 local OPEN = '>I7I4c0I4c0I4c0' -- what an open hold is
 local CHECK, HOLD, CAPTURE = 0, 2, 3 -- and 1 counts, 4 releases
-local ACCOUNT_AT = 18 -- where the account is in a request to admit; app, fee and hold follow
--- Sums below this are exact in Lua, and so are a few of them together.
-local EXACT = 1e15
+-- Amounts of fewer digits than DIGITS, and all the fees of fewer than FEE_DIGITS that one run can add, are exact in Lua.
+local DIGITS, FEE_DIGITS = 15, 13
 -- A hold that is older than this, in microseconds, may have outlived the hash that it is to be settled in.
 local OLD = 30 * 24 * 3600 * 1e6
 
 -- undo takes back what was written before a write failed.
 local function undo(settled, purses)
-	for key, command in pairs(settled or {}) do
+	for _, command in pairs(settled) do
 		for i = 3, #command, 2 do
-			redis.pcall('HDEL', key, command[i]) -- it may not have come to it
+			redis.pcall('HDEL', command[2], command[i]) -- it may not have come to it
 		end
 	end
 	for account, p in pairs(purses) do
@@ -39,77 +44,98 @@ local function read_purse(account)
 	local available, held, captured, seq = string.match(money, MONEY)
 	return {
 		available = tonumber(available), held = tonumber(held), captured = tonumber(captured), seq = tonumber(seq),
-		exact = #available < 15 and #held < 15 and #captured < 15, before = available, n = 0,
+		exact = #available < DIGITS and #held < DIGITS and #captured < DIGITS, before = available,
+		entries = 0, parts = {}, captures = false, added = false, entry = false,
 	}
 end
 
-local requests = {}
-
 -- send answers the requests, each by a text; nothing at all where it has failed.
 local function send()
-	local call, sub, format = redis.call, string.sub, string.format
-	local replies = {}
+	local call, sub, format, packed, unpacked, argv = redis.call, string.sub, string.format, struct.pack, struct.unpack, ARGV
+	local requests, replies = {}, {}
 
 	-- What is read: the holds that are open, and of the hashes that many share a first field and that of each request.
-	local opens, asked, earlies = { 'HMGET', base .. 'open', '' }, {}, nil
-	for i = 2, #ARGV do
-		local text, q, id, key, field = ARGV[i]
-		if string.byte(text) <= HOLD then
-			q = { struct.unpack(ADMIT, text) }
-			id = q[3] == 1 and q[9] or ''
-			key, field = base .. 'settled:' .. sub(id, 6, 10), id
-		else
-			q = { struct.unpack(SETTLE, text) }
-			id, field = q[2], q[3]
-			if field ~= '' then
-				local period = tonumber(sub(id, 6, 9), 32) or 0
-				key = base .. 'messages:' .. (period <= newest_period + 1 and period > newest_period - PERIODS and period or '')
-				earlies = earlies or { 'EXISTS' }
-				earlies[#earlies + 1] = base .. 'early:' .. field
-			end
-		end
-		if id ~= '' then
-			opens[#opens + 1] = id
-			q.open = #opens - 2
-			if key then
-				local a = asked[key]
-				if not a then
-					a = { 'HMGET', key, '' }
-					asked[key] = a
+	-- Such a hash is also the command that asks for them.
+	local opens, hashes, settled_in, messages_in, seen = { 'HMGET', base .. 'open', '' }, {}, {}, {}, {}
+	for i = 1, #argv - 1 do
+		local kind, id, message, rest = unpacked(REQUEST, argv[i + 1])
+		local hash, at, field = false, 0, id
+		opens[i + 3] = id
+		if id ~= '' and seen[id] or message ~= '' and seen[message] then
+			kind = false -- it comes again alone
+		elseif id ~= '' then
+			local hours = sub(id, 6, 10)
+			seen[id] = true
+			if kind <= HOLD then
+				hash = settled_in[hours]
+				if not hash then
+					hash = { 'HMGET', base .. 'settled:' .. hours, '', asked = 3, found = false, put = false, puts = 0 }
+					settled_in[hours], hashes[#hashes + 1] = hash, hash
 				end
-				a[#a + 1] = field
-				q.key, q.at = key, #a - 2
+			elseif message ~= '' then
+				seen[message], field = true, message
+				hash = messages_in[hours]
+				if not hash then
+					local period = tonumber(sub(id, 6, 9), 32) or 0
+					local key = base .. 'messages:' .. (period <= newest_period + 1 and period > newest_period - PERIODS and period or '')
+					hash = messages_in[key]
+					if not hash then
+						hash = { 'HMGET', key, '', asked = 3, found = false, put = { 'HSET', key }, puts = 2 }
+						messages_in[key], hashes[#hashes + 1] = hash, hash
+					end
+					messages_in[hours] = hash
+				end
+			end
+			if hash then
+				at = hash.asked - 1
+				hash.asked = at + 2
+				hash[at + 2] = field
 			end
 		end
-		requests[i - 1] = q
+		requests[i] = { kind, id, message, rest, hash, at }
 	end
-	local open = #opens > 3 and call(unpack(opens))
-	for key, a in pairs(asked) do
-		asked[key] = call(unpack(a))
+	local open = next(seen) and call(unpack(opens)) or {}
+	for i = 1, #hashes do
+		hashes[i].found = call(unpack(hashes[i]))
 	end
 	-- The field without a name among the open holds is until when there may be early fees.
-	local early = earlies and open[1] and tonumber(open[1]) > real and call(unpack(earlies)) > 0
-
-	-- What is decided, and is to be written: purses by account, windows by app, commands by key. made, done and named are
-	-- what was decided in this run of holds and messages.
-	local purses, windows, opened, closed, settled, messages = {}, {}, nil, nil, nil, nil
-	local made, done, named = {}, nil, nil
-	for i, q in ipairs(requests) do
-		local text, kind, account, app, fee, id, message, record, p = ARGV[i + 1], q[1]
-		local verdict, w, second, minute = 'a', nil, 0, 0
-		local known, begun
-		if q.key then
-			known, begun = asked[q.key][q.at], asked[q.key][1]
+	local early = open[1] and tonumber(open[1]) > real
+	if early then
+		local earlies = { 'EXISTS' }
+		for _, q in ipairs(requests) do
+			earlies[#earlies + 1] = q[3] ~= '' and base .. 'early:' .. q[3] or nil
 		end
-		if kind <= HOLD then
-			account, app, fee, id = q[6], q[7], q[8], q[9]
-			if q[2] == 1 then
-				w = windows[app]
-				if not w then
-					w = read_windows(app)
+		early = earlies[2] and call(unpack(earlies)) > 0
+	end
+
+	-- What is decided, and is to be written: purses by account, windows by app, and commands, those of settled holds
+	-- by their hours. terms are what requests are about, by what tells of it: many are about the same.
+	local purses, windows, terms, settled, now_packed = {}, {}, {}, {}, packed('>I7', now)
+	local opened, opened_to, closed, closed_to = { 'HSET', base .. 'open' }, 2, { 'HDEL', base .. 'open' }, 2
+	for i = 1, #requests do
+		local q, text, verdict = requests[i], argv[i + 1], ''
+		local kind, id, message, hash = q[1], q[2], q[3], q[5]
+		local hold, known = id ~= '' and open[i + 1], hash and hash.found[q[6]]
+		if kind and kind <= HOLD then
+			local asked = sub(text, q[4])
+			local t = terms[asked]
+			if not t then
+				local with_windows, with_money, per_second, per_minute, account, app, fee = unpacked(ADMIT, asked)
+				local record, w, p = sub(asked, RECORD_AT), false, nil
+				if with_windows == 1 then
+					w = windows[app] or read_windows(app)
 					windows[app] = w
 				end
-				second, minute = q[4] - w[TOTAL], q[5] - w[MINUTE + TOTAL]
+				t = {
+					windows = w, per_second = per_second, per_minute = per_minute, account = with_money == 1 and account,
+					fee = #fee < FEE_DIGITS and tonumber(fee), record = now_packed .. record, entry = 'h' .. sub(record, 5 + #account),
+				}
+				terms[asked] = t
+			end
+			local w, second, minute = t.windows, 0, 0
+			verdict = 'a'
+			if w then
+				second, minute = t.per_second - w[TOTAL], t.per_minute - w[MINUTE_TOTAL]
 				if minute <= 0 then
 					verdict = 'm'
 				elseif second <= 0 then
@@ -117,76 +143,32 @@ local function send()
 				end
 			end
 			-- What was made before is so whatever the windows say now.
-			if q.open and (open[q.open] or known or made[id] or done and done[id]) then
+			if known or hold then
 				verdict = known == 'f' and 'f' or 'r'
-			end
-		else
-			id, message = q[2], q[3]
-			record = made[id]
-			if record == nil then
-				record = open[q.open]
-			end
-			if not record or message ~= '' and (early or not begun or known or named and named[message]) then
-				verdict = ''
-			else
-				local at
-				at, account, app, fee = struct.unpack(OPEN, record)
-				verdict = now - at > OLD and '' or verdict
-			end
-		end
-		if verdict == 'a' and (kind > HOLD or q[3] == 1) then
-			p = purses[account]
-			if p == nil then
-				p = read_purse(account)
-				purses[account] = p
-			end
-			if not p then
-				verdict = kind > HOLD and '' or 'n'
-			elseif kind <= HOLD and p.available <= 0 then
-				verdict = 'b'
-			elseif kind >= HOLD and (not p.exact or #fee >= 15 or p.available >= EXACT or p.available <= -EXACT or p.held >= EXACT or p.captured >= EXACT
-				or kind == HOLD and not begun) then
-				verdict = ''
-			end
-		end
-		if verdict == 'a' and kind > HOLD then
-			local letter = 'r'
-			if kind == CAPTURE then
-				letter = 'c'
-				p.captured = p.captured + fee
-				p.list = true
-				if message ~= '' then
-					messages, named = messages or {}, named or {}
-					local command = messages[q.key] or { 'HSET', q.key }
-					command[#command + 1], command[#command + 2] = message, struct.pack(RECORD, #account, account, #app, app, 0, '')
-					messages[q.key], named[message] = command, true
+			elseif verdict == 'a' and t.account then
+				local p = purses[t.account]
+				if p == nil then
+					p = read_purse(t.account)
+					purses[t.account] = p
 				end
-			else
-				p.available = p.available + fee
+				if not p then
+					verdict = 'n'
+				elseif p.available <= 0 then
+					verdict = 'b'
+				elseif kind == HOLD then
+					local fee = t.fee
+					if not (fee and p.exact and hash and hash.found[1]) then
+						verdict = ''
+					else
+						opened[opened_to + 1], opened[opened_to + 2], opened_to = id, t.record, opened_to + 2
+						local parts, n = p.parts, 2 * p.entries
+						parts[n + 1], parts[n + 2], p.entries = t.entry, sub(text, 2, q[4] - 1), p.entries + 1
+						p.available, p.held = p.available - fee, p.held + fee
+					end
+				end
 			end
-			p.held = p.held - fee
-			p.n = p.n + 1
-			p[p.n] = letter .. sub(record, MADE + 5 + #account) .. sub(text, 2, 9 + #id + #message)
-			settled, done, closed = settled or {}, done or {}, closed or { 'HDEL', base .. 'open' }
-			local key = base .. 'settled:' .. sub(id, 6, 10)
-			local command = settled[key] or { 'HSET', key }
-			command[#command + 1], command[#command + 2] = id, letter .. sub(record, MADE + 1)
-			closed[#closed + 1] = id
-			settled[key], made[id], done[id] = command, false, true
-			verdict = 'settled'
-		elseif verdict ~= '' and kind <= HOLD then
-			if p and kind == HOLD and verdict == 'a' then
-				local app_at = ACCOUNT_AT + 4 + #account
-				record = struct.pack('>I7', now) .. sub(text, ACCOUNT_AT, app_at + 7 + #app + #fee)
-				opened = opened or { 'HSET', base .. 'open' }
-				opened[#opened + 1], opened[#opened + 2] = id, record
-				made[id] = record
-				p.n = p.n + 1
-				p[p.n] = 'h' .. sub(text, app_at) .. '\0\0\0\0'
-				p.available, p.held = p.available - fee, p.held + fee
-			end
-			if w and verdict == 'a' and kind ~= CHECK then
-				count(w, q[4], q[5])
+			if verdict == 'a' and w and kind ~= CHECK then
+				count(w, t.per_second, t.per_minute)
 				second, minute = second - 1, minute - 1
 			end
 			if verdict == 's' or verdict == 'm' then
@@ -198,9 +180,48 @@ local function send()
 					end
 					span = 60e6
 				end
-				verdict = struct.pack('>c1I7I7I7', verdict, second > 0 and second or 0, minute > 0 and minute or 0, left)
-			else
-				verdict = struct.pack('>c1I7I7', verdict, second > 0 and second or 0, minute > 0 and minute or 0)
+				verdict = packed('>c1I7I7I7', verdict, second > 0 and second or 0, minute > 0 and minute or 0, left)
+			elseif verdict ~= '' then
+				verdict = packed('>c1I7I7', verdict, second > 0 and second or 0, minute > 0 and minute or 0)
+			end
+		elseif kind and hold and (message == '' or not early and not known and hash.found[1]) then
+			local t = terms[hold]
+			if t == nil then
+				local at, account, app, fee = unpacked(OPEN, hold)
+				local record, p = sub(hold, MADE + 1), purses[account]
+				if p == nil then
+					p = read_purse(account)
+					purses[account] = p
+				end
+				t = now - at <= OLD and p and p.exact and #fee < FEE_DIGITS and {
+					purse = p, fee = tonumber(fee), named = packed(RECORD, #account, account, #app, app, 0, ''),
+					captured = 'c' .. record, capture = 'c' .. sub(record, 5 + #account),
+					released = 'r' .. record, release = 'r' .. sub(record, 5 + #account),
+				}
+				terms[hold] = t
+			end
+			if t then
+				local p, fee, entry, value = t.purse, t.fee, t.release, t.released
+				if kind == CAPTURE then
+					entry, value = t.capture, t.captured
+					p.captured, p.captures = p.captured + fee, true
+					if message ~= '' then
+						local put, n = hash.put, hash.puts
+						put[n + 1], put[n + 2], hash.puts = message, t.named, n + 2
+					end
+				else
+					p.available = p.available + fee
+				end
+				local parts, n = p.parts, 2 * p.entries
+				parts[n + 1], parts[n + 2] = entry, sub(text, 2, q[4] - 1)
+				p.entries, p.held = p.entries + 1, p.held - fee
+				local hours = sub(id, 6, 10)
+				local command = settled[hours] or { 'HSET', base .. 'settled:' .. hours }
+				n = #command
+				command[n + 1], command[n + 2], settled[hours] = id, value, command
+				closed_to = closed_to + 1
+				closed[closed_to] = id
+				verdict = 'settled'
 			end
 		end
 		replies[i] = verdict
@@ -208,34 +229,28 @@ local function send()
 
 	-- What is written. What was not read may be of another type, and a ledger may be ahead of the clock: those
 	-- come first, and are taken back where one of them fails.
-	if settled then
-		for _, command in pairs(settled) do
-			local result = redis.pcall(unpack(command))
-			if type(result) == 'table' then
-				return undo(settled, purses)
-			end
+	for _, command in pairs(settled) do
+		if type(redis.pcall(unpack(command))) == 'table' then
+			return undo(settled, purses)
 		end
 	end
 	for account, p in pairs(purses) do
-		if p and p.n > 0 then
+		if p and p.entries > 0 then
 			local result
-			if p.list then
+			if p.captures then
 				result = redis.pcall('SADD', base .. 'unreported', account)
 				p.added = result == 1
 			end
 			local first = math.max(free, p.seq + 1)
-			p.seq = first + p.n - 1
+			p.seq = first + p.entries - 1
 			if first == free then -- one that is ahead of the clock moves no other
 				free = p.seq + 1
 			end
-			local ledger, entry, parts = base .. 'ledger:' .. account, format('%d-0', p.seq), p[1]
-			if p.n > 1 then
-				parts = table.concat(p)
-			end
-			if type(result) ~= 'table' and ARGV[1] == '' then
+			local ledger, entry, parts = base .. 'ledger:' .. account, format('%d-0', p.seq), table.concat(p.parts)
+			if type(result) ~= 'table' and argv[1] == '' then
 				result = redis.pcall('XADD', ledger, entry, 'b', p.before, 'e', parts)
 			elseif type(result) ~= 'table' then
-				result = redis.pcall('XADD', ledger, entry, 'b', p.before, 'e', parts, 't', ARGV[1])
+				result = redis.pcall('XADD', ledger, entry, 'b', p.before, 'e', parts, 't', argv[1])
 			end
 			if type(result) == 'table' then
 				return undo(settled, purses)
@@ -244,7 +259,7 @@ local function send()
 		end
 	end
 	for account, p in pairs(purses) do
-		if p and p.n > 0 then
+		if p and p.entries > 0 then
 			call('HSET', base .. 'wallet:' .. account, 'money', format('%d %d %d %d', p.available, p.held, p.captured, p.seq))
 		end
 	end
@@ -253,15 +268,15 @@ local function send()
 			write_windows(w)
 		end
 	end
-	if opened then
+	if opened_to > 2 then
 		call(unpack(opened))
 	end
-	if closed then
+	if closed_to > 2 then
 		call(unpack(closed))
 	end
-	if messages then
-		for _, command in pairs(messages) do
-			call(unpack(command))
+	for i = 1, #hashes do
+		if hashes[i].puts > 2 then
+			call(unpack(hashes[i].put))
 		end
 	end
 	return replies

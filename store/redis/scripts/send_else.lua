@@ -1,8 +1,8 @@
 -- One request that needs more than what is usual: amounts of many digits, a hold that was settled before or is not there,
 -- a message that is known already, or a clock that was set back.
-local q = requests[1]
-if q[1] <= HOLD then
-	local _, with_windows, _, per_second, per_minute, account, app, fee, id = unpack(q)
+local kind, id, message, rest = struct.unpack(REQUEST, ARGV[2])
+if kind <= HOLD then
+	local with_windows, _, per_second, per_minute, account, app, fee = struct.unpack(ADMIT, ARGV[2], rest)
 	local w = with_windows == 1 and read_windows(app)
 	if not make_hold(wallet(account), id, fee, app) then
 		return redis.error_reply(NO_FIT)
@@ -12,13 +12,12 @@ if q[1] <= HOLD then
 	end
 	count(w, per_second, per_minute)
 	write_windows(w)
-	return struct.pack('>c1I7I7', 'a', per_second - w[TOTAL], per_minute - w[MINUTE + TOTAL])
+	return struct.pack('>c1I7I7', 'a', per_second - w[TOTAL], per_minute - w[MINUTE_TOTAL])
 end
-local kind, id, message = unpack(q)
--- The account, app and fee are given by the gateway that has made the hold: where a failover has lost
--- the hold, the capture brings it back.
-local account, app, fee = struct.unpack(RECORD, ARGV[2], 10 + #id + #message)
-if kind == CAPTURE and account ~= '' then
+-- Where a failover has lost a hold, its account, app and fee are given by the gateway that has made it, and the capture
+-- brings it back.
+if kind == CAPTURE and rest <= #ARGV[2] then
+	local account, app, fee = struct.unpack(RECORD, ARGV[2], rest)
 	local h, forsaken = hold_of(id)
 	local w = not h and not forsaken and wallet(account)
 	readable(message)
