@@ -48,12 +48,18 @@ func (s *Store) settle(ctx context.Context, id store.HoldID, outcome store.Outco
 	if known {
 		p = placeOf(own.Account)
 	}
-	q := make(packed, 0, 256)
-	q = append(q, settles[outcome])
-	q = q.text(string(id)).text(messageID).text(string(own.Account)).text(string(own.App)).decimal(int64(own.Fee))
+	q := append(make(packed, 0, 256), settles[outcome]).text(string(id)).text(messageID)
 	reply, err := s.send(ctx, settleScript, p, q, patient)
-	if err == nil && reply == "unknown" && !known {
-		if p, known, err = s.findHold(ctx, id); known {
+	if err == nil && reply == "unknown" {
+		switch {
+		case !known:
+			p, known, err = s.findHold(ctx, id)
+		case outcome == store.Captured: // a failover has lost it: told what it was, the script makes it anew
+			q = q.text(string(own.Account)).text(string(own.App)).decimal(int64(own.Fee))
+		default:
+			known = false
+		}
+		if known {
 			reply, err = s.send(ctx, settleScript, p, q, patient)
 		}
 	}
