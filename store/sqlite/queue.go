@@ -9,15 +9,24 @@ type queue struct {
 	awaited int // how many of them somebody waits for
 	closed  bool
 	// filled has something in it once there is an operation, urgent once somebody waits for
-	// one, and enough once there are so many that no more need be waited for.
-	filled, urgent, enough chan struct{}
+	// one, crowded once a crowd of them is waited for, and enough once there are so many that
+	// no more need be waited for.
+	filled, urgent, crowded, enough chan struct{}
 }
 
-// enoughOperations are a group that shares the cost of its commit well.
-const enoughOperations = 32
+const (
+	// crowdGroup are operations that share the cost of a commit well. With more of them, another
+	// gains little, and with fewer senders than that in all there is nobody to wait for.
+	crowdGroup = 8
+	// enoughOperations are a group for which nobody has to wait.
+	enoughOperations = 32
+)
 
 func newQueue() queue {
-	return queue{filled: make(chan struct{}, 1), urgent: make(chan struct{}, 1), enough: make(chan struct{}, 1)}
+	return queue{
+		filled: make(chan struct{}, 1), urgent: make(chan struct{}, 1),
+		crowded: make(chan struct{}, 1), enough: make(chan struct{}, 1),
+	}
 }
 
 // add puts an operation at the end, unless the queue is closed.
@@ -47,6 +56,9 @@ func (q *queue) tell() {
 		if q.awaited > 0 {
 			notify(q.urgent)
 		}
+		if q.awaited >= crowdGroup {
+			notify(q.crowded)
+		}
 		if n >= enoughOperations {
 			notify(q.enough)
 		}
@@ -59,6 +71,7 @@ func (q *queue) take(group []*operation, most int) []*operation {
 	defer q.mu.Unlock()
 	drain(q.filled)
 	drain(q.urgent)
+	drain(q.crowded)
 	drain(q.enough)
 	n := min(most, len(q.waiting))
 	for _, op := range q.waiting[:n] {

@@ -27,6 +27,10 @@ const (
 	// nothing.
 	commitInterval = 250 * time.Microsecond
 	busyGroup      = 3
+	// crowdInterval is that time while a crowd of operations comes at a time, or until
+	// one is waited for: its pace is the processor's, which has more time for sends the
+	// less it spends on commits.
+	crowdInterval = 700 * time.Microsecond
 	// unawaitedInterval is how long operations that nobody waits for wait for company.
 	unawaitedInterval = time.Millisecond
 	// maxGroup bounds the operations of one commit, so that none waits long for
@@ -55,7 +59,7 @@ type writer struct {
 	watched    atomic.Pointer[time.Time] // see Store.Watched
 
 	committedAt time.Time // when the last commit was begun
-	busy        bool      // and whether it was of many operations
+	committed   int       // and of how many operations it was
 	dataVersion int64     // of what is in memory
 	lost        bool      // memory was dropped and is to be read again
 	seq         int64     // of the last entry of the ledger
@@ -197,7 +201,7 @@ func (w *writer) run() {
 }
 
 // pace waits for the time of the next commit: where nobody waits for the operations that there
-// are, for one that somebody waits for, and then, while many come at a time, for some more.
+// are, for one that somebody waits for, and then, while many come at a time, for more of them.
 func (w *writer) pace() {
 	select {
 	case <-w.queue.urgent:
@@ -206,14 +210,20 @@ func (w *writer) pace() {
 			return
 		}
 	}
-	if wait := commitInterval - time.Since(w.committedAt); w.busy && wait > 0 {
-		w.delay(wait, nil)
+	if w.committed >= busyGroup {
+		w.delay(commitInterval-time.Since(w.committedAt), nil)
+	}
+	if w.committed >= crowdGroup {
+		w.delay(crowdInterval-time.Since(w.committedAt), w.queue.crowded)
 	}
 }
 
 // delay waits for some time, and no longer than until there is something in the channel, there
 // are operations enough, or the store is closed. It tells whether it was the channel.
 func (w *writer) delay(wait time.Duration, until <-chan struct{}) bool {
+	if wait <= 0 {
+		return false
+	}
 	w.timer.Reset(wait)
 	defer w.timer.Stop()
 	select {
@@ -231,7 +241,7 @@ func (w *writer) group() {
 	w.pending = w.queue.take(w.pending, maxGroup)
 	began := time.Now()
 	if w.execute() {
-		w.committedAt, w.busy = began, len(w.pending) >= busyGroup
+		w.committedAt, w.committed = began, len(w.pending)
 	}
 	w.finish()
 }
