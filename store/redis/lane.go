@@ -22,11 +22,13 @@ const (
 	// does. As many as maxPatient need no such company.
 	maxAlone   = 2 * time.Millisecond
 	maxPatient = 32
-	// apart is how long after one with at least crowd jobs the next convoy begins, unless enough jobs wait: to run a
-	// script costs Redis as much as what it does for several sends, of which each brings a hold and a capture.
-	apart  = time.Millisecond
-	crowd  = 8
-	enough = 32
+	// apart is how long after the beginning of one convoy the next begins at the latest, where in the last one crowd jobs
+	// and more were not patient: it begins when there are as many again, or enough. To run a script costs Redis as much
+	// as what it does for several sends. Those who wait so for one another come back together, and
+	// hardly wait for longer than without that.
+	apart  = 1500 * time.Microsecond
+	crowd  = 4
+	enough = 16
 )
 
 // pace is for how long jobs wait: the constants, but for tests.
@@ -46,9 +48,10 @@ type lane struct {
 	pace
 
 	mu sync.Mutex
-	// waiting are the jobs that are not sent yet.
+	// waiting are the jobs that are not sent yet, and urgent how many of them are not patient.
 	waiting []*job
-	// resting is the job that is to lead when the convoy before it, of so many jobs, has been under way for a while.
+	urgent  int
+	// resting is the job that is to lead when others have come; see apart. The last convoy had so many urgent jobs.
 	resting *job
 	began   time.Time
 	last    int
@@ -75,10 +78,13 @@ func (l *lane) run(ctx context.Context, j *job) answer {
 	l.mu.Lock()
 	j.queued = true
 	l.waiting = append(l.waiting, j)
+	if !j.patient {
+		l.urgent++
+	}
 	switch {
-	case l.leaders == 0 && l.urgent():
+	case l.leaders == 0 && l.due():
 		l.appoint(j)
-	case len(l.waiting) >= enough:
+	case l.crowded():
 		l.wake()
 	}
 	queued := l.maxQueued + 2*l.lag
@@ -112,7 +118,7 @@ func (l *lane) run(ctx context.Context, j *job) answer {
 func (l *lane) appoint(j *job) {
 	l.leaders++
 	j.leads = true
-	if l.last >= crowd && len(l.waiting) < enough {
+	if l.last >= crowd && !l.crowded() {
 		if rest := l.apart - time.Since(l.began); rest > 0 {
 			l.resting = j
 			time.AfterFunc(rest, func() {
@@ -150,9 +156,12 @@ func (l *lane) appointNext() {
 	}
 }
 
-// urgent tells whether what waits is to be sent by itself.
-func (l *lane) urgent() bool {
-	return len(l.waiting) >= maxPatient || slices.ContainsFunc(l.waiting, func(j *job) bool { return !j.patient })
+// due tells whether what waits is to be sent by itself.
+func (l *lane) due() bool { return l.urgent > 0 || len(l.waiting) >= maxPatient }
+
+// crowded tells whether what waits is to be sent although it is early.
+func (l *lane) crowded() bool {
+	return l.urgent >= min(l.last, enough) || len(l.waiting) >= maxTogether
 }
 
 // overtake has those that wait sent although others are under way, unless one of them is about to do so, and
@@ -161,11 +170,15 @@ func (l *lane) urgent() bool {
 func (l *lane) overtake(j *job) (wait time.Duration, queued bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	patient := j.patient
-	j.patient = false
-	switch {
-	case !j.queued:
+	if !j.queued {
 		return 0, false
+	}
+	patient := j.patient
+	if patient {
+		j.patient = false
+		l.urgent++
+	}
+	switch {
 	case l.resting != nil:
 		l.wake()
 	case patient && l.leaders > 0 || slices.ContainsFunc(l.waiting, func(j *job) bool { return j.leads }):
@@ -189,7 +202,7 @@ func (l *lane) leave(j *job, err error) answer {
 		}
 	}
 	l.waiting = slices.DeleteFunc(l.waiting, func(other *job) bool { return other == j })
-	j.queued = false
+	l.gone(j)
 	if j.leads {
 		if l.resting == j {
 			l.resting = nil
@@ -202,10 +215,18 @@ func (l *lane) leave(j *job, err error) answer {
 	return answer{err: err}
 }
 
+// gone notes that a job waits no longer to be sent.
+func (l *lane) gone(j *job) {
+	j.queued = false
+	if !j.patient {
+		l.urgent--
+	}
+}
+
 // resign ends a job's lead. Where nobody else leads, the next one does, if there is one that does not wait for company.
 func (l *lane) resign(j *job) {
 	j.leads = false
-	if l.leaders--; l.leaders == 0 && l.urgent() {
+	if l.leaders--; l.leaders == 0 && l.due() {
 		l.appointNext()
 	}
 }
@@ -247,6 +268,7 @@ func (l *lane) arrived(leader *job, b *convoy, knows *job) {
 func (l *lane) take(leader *job) *convoy {
 	b := convoys.Get().(*convoy)
 	b.deadline = leader.deadline
+	urgent := l.urgent
 	kept := l.waiting[:0]
 	b.jobs = append(b.jobs, leader)
 	for _, j := range l.waiting {
@@ -258,14 +280,14 @@ func (l *lane) take(leader *job) *convoy {
 		default:
 			b.jobs = append(b.jobs, j)
 		}
-		j.queued = false
+		l.gone(j)
 		if j.deadline.After(b.deadline) {
 			b.deadline = j.deadline
 		}
 	}
 	clear(l.waiting[len(kept):])
 	l.waiting = kept
-	l.began, l.last = time.Now(), len(b.jobs)
+	l.began, l.last = time.Now(), urgent-l.urgent
 	l.lag = min(l.began.Sub(leader.told), maxLag)
 	return b
 }

@@ -6,19 +6,22 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/connexease/caddy-whatsapp-gateway/store"
 )
 
-// crowded is a lane whose last convoy was a crowd, and on which the next ones keep that distance.
-func crowded(t *testing.T, apart time.Duration) (*books, *Store, *wire) {
+// crowded is a lane whose last convoy was a crowd, behind which the next one keeps that distance, and a hold.
+func crowded(t *testing.T, apart time.Duration) (*books, *Store, *wire, store.HoldID) {
 	t.Helper()
 	b, s, w := onLane(t, patience, time.Hour)
+	held := b.hold(s)
 	s.theLane().apart = apart
 	var steps []func()
 	for range crowd {
 		steps = append(steps, func() { b.hold(s) })
 	}
 	b.together(s, w, steps)
-	return b, s, w
+	return b, s, w, held
 }
 
 // rests tells whether a job is to lead when it has rested.
@@ -28,31 +31,53 @@ func (l *lane) rests() bool {
 	return l.resting != nil
 }
 
-func TestConvoysKeepADistanceAfterACrowd(t *testing.T) {
+func TestAConvoyWaitsForAsManyAsWereInTheLast(t *testing.T) {
 	t.Parallel()
-	b, s, w := crowded(t, time.Hour)
+	b, s, w, held := crowded(t, time.Hour)
+	s.theLane().maxAlone = time.Hour
 	first := w.holdFirst(t, ofSends)
 	first.proceed()
 	var running sync.WaitGroup
+	running.Go(func() { succeeds(t, s.CapturePatiently(t.Context(), held, messageOf(held))) })
+	eventually(t, "a capture waits", func() bool { return s.theLane().queued() == 1 })
 	running.Go(func() { b.hold(s) })
 	eventually(t, "it rests", s.theLane().rests)
-	for range enough - 2 {
+	for range crowd - 2 {
 		running.Go(func() { b.hold(s) })
 	}
-	eventually(t, "all wait", func() bool { return s.theLane().queued() == enough-1 })
+	eventually(t, "all wait", func() bool { return s.theLane().queued() == crowd })
 	if n := first.writes.Load(); n != 0 {
 		t.Errorf("%d writes were made", n)
 	}
 	b.hold(s)
 	running.Wait()
 	if n := first.writes.Load(); n != 1 {
-		t.Errorf("%d holds took %d writes", enough, n)
+		t.Errorf("%d holds and a capture took %d writes", crowd, n)
+	}
+}
+
+func TestEnoughJobsWaitForNoMore(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		last, urgent, patient int
+		want                  bool
+	}{
+		"fewer than were in the last":      {last: crowd, urgent: crowd - 1, patient: crowd},
+		"as many as were in the last":      {last: crowd, urgent: crowd, want: true},
+		"nearly enough":                    {last: 100, urgent: enough - 1},
+		"enough":                           {last: 100, urgent: enough, want: true},
+		"as many as are sent in one write": {last: 100, patient: maxTogether, want: true},
+	} {
+		l := &lane{last: row.last, urgent: row.urgent, waiting: make([]*job, row.urgent+row.patient)}
+		if got := l.crowded(); got != row.want {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }
 
 func TestADistanceIsOverSoon(t *testing.T) {
 	t.Parallel()
-	b, s, _ := crowded(t, 50*time.Millisecond)
+	b, s, _, _ := crowded(t, 50*time.Millisecond)
 	began := s.theLane().began
 	b.hold(s)
 	if took := time.Since(began); took < 50*time.Millisecond {
@@ -63,7 +88,7 @@ func TestADistanceIsOverSoon(t *testing.T) {
 
 func TestWhoRestsCanBeGivenUp(t *testing.T) {
 	t.Parallel()
-	b, s, _ := crowded(t, time.Hour)
+	b, s, _, _ := crowded(t, time.Hour)
 	l := s.theLane()
 	ctx, cancel := context.WithCancel(t.Context())
 	given := make(chan error, 1)
@@ -120,7 +145,7 @@ func TestPatienceEndsBehindWhatIsUnderWay(t *testing.T) {
 	eventually(t, "it is not patient any more", func() bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		return len(l.waiting) == 1 && l.urgent()
+		return len(l.waiting) == 1 && l.urgent == 1
 	})
 	if n := first.writes.Load(); n != 1 {
 		t.Errorf("%d writes were made", n)

@@ -6,34 +6,37 @@ import (
 	"time"
 )
 
-func TestCommitsKeepADistanceThatGrowsWithWhatComes(t *testing.T) {
+func TestACommitWaitsForAsManyAsWereInTheLast(t *testing.T) {
 	const passed = 50 * time.Microsecond // since the last commit was begun
 	for name, test := range map[string]struct {
-		committed          int // operations of the last commit
+		last               int // operations of the last group that somebody waited for
 		awaited, unawaited int
 		later              int // awaited operations that come after 400 µs
 		want               time.Duration
 	}{
-		"what comes alone waits for nothing":                {committed: busyGroup - 1, awaited: 1},
-		"many wait for a while":                             {committed: busyGroup, awaited: 1, want: commitInterval - passed},
-		"many are not fewer because a crowd waits":          {committed: busyGroup, awaited: crowdGroup, want: commitInterval - passed},
-		"enough wait for nothing":                           {committed: crowdGroup, awaited: enoughOperations},
-		"behind a crowd, a few wait longer":                 {committed: crowdGroup, awaited: crowdGroup - 1, want: crowdInterval - passed},
-		"behind a crowd, another waits as long as many":     {committed: crowdGroup, awaited: crowdGroup, want: commitInterval - passed},
-		"behind a crowd, a few wait until there is another": {committed: crowdGroup, awaited: 1, later: crowdGroup - 1, want: 400 * time.Microsecond},
-		"a crowd is of those that somebody waits for":       {committed: crowdGroup, awaited: 1, unawaited: crowdGroup, want: crowdInterval - passed},
-		"what nobody waits for waits for company":           {committed: crowdGroup, unawaited: 1, want: unawaitedInterval},
+		"what comes alone waits for nothing":        {last: busyGroup - 1, awaited: 1},
+		"as many as the last time wait for nothing": {last: busyGroup, awaited: busyGroup},
+		"fewer wait for more":                       {last: busyGroup, awaited: busyGroup - 1, want: commitInterval - passed},
+		"fewer wait until there are as many":        {last: 12, awaited: 5, later: 7, want: 400 * time.Microsecond},
+		"only those count that somebody waits for":  {last: 12, awaited: 5, unawaited: 10, want: commitInterval - passed},
+		"nearly enough wait for more":               {last: 200, awaited: enoughAwaited - 1, want: commitInterval - passed},
+		"enough wait for nothing":                   {last: 200, awaited: enoughAwaited},
+		"many for which few wait are enough":        {last: 200, awaited: 1, unawaited: enoughOperations},
+		"what nobody waits for waits for company":   {last: 12, unawaited: 1, want: unawaitedInterval},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := &writer{queue: newQueue(), timer: time.NewTimer(0), closing: make(chan struct{}), committed: test.committed}
+				w := &writer{queue: newQueue(), timer: time.NewTimer(0), closing: make(chan struct{})}
 				w.timer.Stop()
-				w.committedAt = time.Now().Add(-passed)
 				add := func(n int, after func(error)) {
 					for range n {
 						w.queue.add(&operation{after: after})
 					}
 				}
+				add(test.last, nil)
+				add(1, func(error) {})
+				w.queue.take(nil, maxGroup)
+				w.committedAt, w.busy = time.Now().Add(-passed), w.queue.taken >= busyGroup
 				add(test.awaited, nil)
 				add(test.unawaited, func(error) {})
 				time.AfterFunc(400*time.Microsecond, func() { add(test.later, nil) })

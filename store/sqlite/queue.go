@@ -7,17 +7,18 @@ type queue struct {
 	mu      sync.Mutex
 	waiting []*operation
 	awaited int // how many of them somebody waits for
+	taken   int // how many of those that were taken last somebody waits for
 	closed  bool
 	// filled has something in it once there is an operation, urgent once somebody waits for
-	// one, crowded once a crowd of them is waited for, and enough once there are so many that
+	// one, crowded once as many are waited for as were the last time, and enough once there are so many that
 	// no more need be waited for.
 	filled, urgent, crowded, enough chan struct{}
 }
 
 const (
-	// crowdGroup are operations that share the cost of a commit well. With more of them, another
-	// gains little, and with fewer senders than that in all there is nobody to wait for.
-	crowdGroup = 8
+	// enoughAwaited are operations that share the cost of a commit well: with another one they gain
+	// little.
+	enoughAwaited = 16
 	// enoughOperations are a group for which nobody has to wait.
 	enoughOperations = 32
 )
@@ -56,7 +57,7 @@ func (q *queue) tell() {
 		if q.awaited > 0 {
 			notify(q.urgent)
 		}
-		if q.awaited >= crowdGroup {
+		if q.awaited >= min(q.taken, enoughAwaited) {
 			notify(q.crowded)
 		}
 		if n >= enoughOperations {
@@ -73,10 +74,11 @@ func (q *queue) take(group []*operation, most int) []*operation {
 	drain(q.urgent)
 	drain(q.crowded)
 	drain(q.enough)
-	n := min(most, len(q.waiting))
+	n, awaited := min(most, len(q.waiting)), q.awaited
 	for _, op := range q.waiting[:n] {
 		q.count(op, -1)
 	}
+	q.taken = awaited - q.awaited
 	group = append(group, q.waiting[:n]...)
 	rest := copy(q.waiting, q.waiting[n:])
 	clear(q.waiting[rest:])

@@ -21,16 +21,12 @@ const (
 	pollInterval = 50 * time.Millisecond
 	// sweepInterval is how often memory and disk are freed of what is past.
 	sweepInterval = 15 * time.Second
-	// commitInterval is the least time from the beginning of one commit to that of the
-	// next while many operations come at a time: making it durable costs as much for one
-	// as for all of them. busyGroup is how many are many; what comes alone waits for
-	// nothing.
-	commitInterval = 250 * time.Microsecond
-	busyGroup      = 3
-	// crowdInterval is that time while a crowd of operations comes at a time, or until
-	// one is waited for: its pace is the processor's, which has more time for sends the
-	// less it spends on commits.
-	crowdInterval = 700 * time.Microsecond
+	// commitInterval is how long after the beginning of one commit the next begins at the latest, where the last one
+	// was of busyGroup operations that somebody waited for, or of more: it begins when as many are waited for
+	// again, or enough. Making it durable costs as much for one as for all of them, and those
+	// who wait so for one another come back together. What comes alone waits for nothing.
+	commitInterval = 1500 * time.Microsecond
+	busyGroup      = 4
 	// unawaitedInterval is how long operations that nobody waits for wait for company.
 	unawaitedInterval = time.Millisecond
 	// maxGroup bounds the operations of one commit, so that none waits long for
@@ -59,7 +55,7 @@ type writer struct {
 	watched    atomic.Pointer[time.Time] // see Store.Watched
 
 	committedAt time.Time // when the last commit was begun
-	committed   int       // and of how many operations it was
+	busy        bool      // and whether it was of many operations
 	dataVersion int64     // of what is in memory
 	lost        bool      // memory was dropped and is to be read again
 	seq         int64     // of the last entry of the ledger
@@ -210,11 +206,8 @@ func (w *writer) pace() {
 			return
 		}
 	}
-	if w.committed >= busyGroup {
-		w.delay(commitInterval-time.Since(w.committedAt), nil)
-	}
-	if w.committed >= crowdGroup {
-		w.delay(crowdInterval-time.Since(w.committedAt), w.queue.crowded)
+	if w.busy {
+		w.delay(commitInterval-time.Since(w.committedAt), w.queue.crowded)
 	}
 }
 
@@ -241,7 +234,7 @@ func (w *writer) group() {
 	w.pending = w.queue.take(w.pending, maxGroup)
 	began := time.Now()
 	if w.execute() {
-		w.committedAt, w.committed = began, len(w.pending)
+		w.committedAt, w.busy = began, w.queue.taken >= busyGroup
 	}
 	w.finish()
 }
