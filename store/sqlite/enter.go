@@ -57,7 +57,7 @@ func (w *writer) tidyDue() bool {
 	t := &w.tail
 	if len(t.settled) > 0 {
 		rested := w.clock().Sub(time.UnixMicro(t.settled[0].outcome.at)) > tailRest
-		if t.due() || rested || !w.busy {
+		if t.due() || rested || w.committed <= idleGroup {
 			return true
 		}
 	}

@@ -27,6 +27,8 @@ const (
 	// who wait so for one another come back together. What comes alone waits for nothing.
 	commitInterval = 1500 * time.Microsecond
 	busyGroup      = 4
+	// idleGroup is of how many operations a commit is, at the most, between which there is time to tidy.
+	idleGroup = 2
 	// unawaitedInterval is how long operations that nobody waits for wait for company.
 	unawaitedInterval = time.Millisecond
 	// maxGroup bounds the operations of one commit, so that none waits long for
@@ -55,7 +57,7 @@ type writer struct {
 	watched    atomic.Pointer[time.Time] // see Store.Watched
 
 	committedAt time.Time // when the last commit was begun
-	busy        bool      // and whether it was of many operations
+	committed   int       // and how many operations it was of
 	dataVersion int64     // of what is in memory
 	lost        bool      // memory was dropped and is to be read again
 	seq         int64     // of the last entry of the ledger
@@ -206,7 +208,7 @@ func (w *writer) pace() {
 			return
 		}
 	}
-	if w.busy {
+	if w.queue.taken >= busyGroup {
 		w.delay(commitInterval-time.Since(w.committedAt), w.queue.crowded)
 	}
 }
@@ -234,7 +236,7 @@ func (w *writer) group() {
 	w.pending = w.queue.take(w.pending, maxGroup)
 	began := time.Now()
 	if w.execute() {
-		w.committedAt, w.busy = began, w.queue.taken >= busyGroup
+		w.committedAt, w.committed = began, len(w.pending)
 	}
 	w.finish()
 }
