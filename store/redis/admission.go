@@ -159,14 +159,7 @@ type decision struct {
 
 // decide runs the script in one place, for the windows, the money or both.
 func (s *Store) decide(ctx context.Context, p place, mode store.Mode, windows, money bool, a store.Admission) (decision, error) {
-	id := string(a.HoldID)
-	if !money {
-		id = ""
-	}
-	q := append(make(packed, 0, 160), modes[mode]).text(id).text("")
-	q = append(q, flag(windows), flag(money)).number(a.Limits.PerSecond).number(a.Limits.PerMinute)
-	q = q.text(string(a.Account)).text(string(a.App)).decimal(int64(a.Fee))
-	reply, err := s.send(ctx, admitScript, p, q, false)
+	reply, err := s.send(ctx, admitScript, p, toAdmit(mode, windows, money, a), false)
 	if err != nil {
 		return decision{}, err
 	}
@@ -187,6 +180,17 @@ func (s *Store) decide(ctx context.Context, p place, mode store.Mode, windows, m
 		}
 	}
 	return d, unexpected(reply)
+}
+
+// toAdmit is a request to admit, as the script reads it.
+func toAdmit(mode store.Mode, windows, money bool, a store.Admission) packed {
+	id := string(a.HoldID)
+	if !money {
+		id = ""
+	}
+	q := append(make(packed, 0, 160), modes[mode]).text(id).text("")
+	q = append(q, flag(windows), flag(money)).number(a.Limits.PerSecond).number(a.Limits.PerMinute)
+	return q.text(string(a.Account)).text(string(a.App)).decimal(int64(a.Fee))
 }
 
 func flag(on bool) byte {

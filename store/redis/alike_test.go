@@ -1,0 +1,310 @@
+package redis
+
+import (
+	"errors"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/connexease/caddy-whatsapp-gateway/pricing"
+	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/store/redis/redistest"
+	"github.com/connexease/caddy-whatsapp-gateway/store/storetest"
+	"github.com/connexease/caddy-whatsapp-gateway/tenant"
+)
+
+// alike are two stores that are asked the same: one for many requests in a run, the other for one after another, which
+// leaves everything about money to money.lua.
+type alike struct {
+	t        *testing.T
+	server   *redistest.Server
+	together *Store
+	oneByOne *Store
+	now      time.Time
+	p        place
+	accounts []tenant.AccountID // in one place; the last one is not there
+	holds    []store.HoldID     // that were asked for
+	open     []store.HoldID     // some that are open
+	message  string             // the last one that was captured for
+}
+
+// wealth is what the accounts have: edges of what Lua can count with, and of 64 bits.
+var wealth = []pricing.Micros{
+	1, 30 * testFee, 10_000_000_000_000, 1_000_000_000_000, 99_999_999_999_999, 100_000_000_000_000, 1 << 53, math.MaxInt64 - 5*testFee,
+}
+
+// oddFees are beside what a message costs.
+var oddFees = []pricing.Micros{0, 1, 999_999_999_999, 1_000_000_000_000, 1_000_000_000_000_001, 1<<53 + 1, math.MaxInt64 - 6*testFee}
+
+func newAlike(t *testing.T, server *redistest.Server) *alike {
+	l := &alike{t: t, server: server, now: storetest.NewClock().Now()}
+	for _, s := range []**Store{&l.together, &l.oneByOne} {
+		o := testOptions(t, "single", "", server.URL())
+		o.Serving, o.Clock = false, func() time.Time { return l.now }
+		*s = open(t, o)
+	}
+	for len(l.accounts) <= len(wealth) {
+		account := tenant.AccountID(tenant.NewID("acct"))
+		if len(l.accounts) > 0 && placeOf(account) != l.p {
+			continue
+		}
+		if l.p = placeOf(account); len(l.accounts) < len(wealth) {
+			openBooks(t, l.together, account, wealth[len(l.accounts)])
+			openBooks(t, l.oneByOne, account, wealth[len(l.accounts)])
+		}
+		l.accounts = append(l.accounts, account)
+	}
+	return l
+}
+
+// oneOf is one of several, at random.
+func oneOf[T any](of ...T) T { return of[rand.IntN(len(of))] }
+
+// hold is the id of a hold that was asked for before or, mostly, of a new one. Ids tell of times at which their hashes
+// are there already, begin, are gone, or can never have been.
+func (l *alike) hold(again int) store.HoldID {
+	if len(l.holds) > 0 && rand.IntN(100) < again {
+		return oneOf(l.holds[max(0, len(l.holds)-40):]...)
+	}
+	id := string(store.NewHoldIDFor(l.accounts[0]))
+	if rand.IntN(8) == 0 {
+		days := time.Duration(oneOf(-50, -20, -1, 0, 4, 400)) * 24 * time.Hour
+		hours := strconv.FormatInt(time.Now().Add(days).UnixMilli()>>23, 32)
+		id = "hold_" + oneOf(strings.Repeat("0", 5-len(hours))+hours, "zzzzz") + id[10:]
+	}
+	l.holds = append(l.holds, store.HoldID(id))
+	return store.HoldID(id)
+}
+
+// request is one to admit or to settle.
+func (l *alike) request() packed {
+	a := store.Admission{
+		App: tenant.AppID(oneOf("app_1", "app_2", "app_3")), Account: oneOf(l.accounts...), Fee: testFee,
+		Limits: tenant.RateLimit{PerSecond: oneOf(2, 10, 127, 127, 127), PerMinute: oneOf(5, 60, 127, 127, 127)},
+	}
+	switch rand.IntN(8) {
+	case 0:
+		a.Fee = oneOf(oddFees...)
+	case 1, 2, 3, 4: // who has enough for all of it
+		a.Account = l.accounts[2]
+	}
+	if rand.IntN(5) < 3 {
+		a.HoldID = l.hold(10)
+		windows := rand.IntN(3) > 0
+		return toAdmit(oneOf(store.Check, store.Count, store.Hold, store.Hold, store.Hold), windows, !windows || rand.IntN(4) > 0, a)
+	}
+	id := l.hold(95)
+	if len(l.open) > 0 && rand.IntN(4) > 0 {
+		id, l.open = l.open[0], l.open[1:]
+	}
+	if rand.IntN(4) == 0 {
+		return packed{settles[store.Released]}.text(string(id)).text("")
+	}
+	// It may have that of the one before it. Where that is a message of other days it is noted twice, which does no harm.
+	if rand.IntN(10) > 0 || !strings.HasPrefix(l.message, messageOf(id[:9])) {
+		l.message = messageOf(id)
+	}
+	q := packed{settles[store.Captured]}.text(string(id)).text(oneOf(l.message, l.message, l.message, ""))
+	if rand.IntN(6) == 0 {
+		q = q.text(string(a.Account)).text(string(a.App)).decimal(int64(a.Fee))
+	}
+	return q
+}
+
+// run runs the script once for some requests. One alone may fail.
+func (l *alike) run(s *Store, source string, requests ...packed) (replies []string) {
+	args := []any{s.now()}
+	for _, q := range requests {
+		args = append(args, []byte(q))
+	}
+	command := s.client.Eval(l.t.Context(), source, s.declared[l.p], args...)
+	if len(requests) > 1 {
+		replies, err := command.StringSlice()
+		noError(l.t, err)
+		return replies
+	}
+	text, err := command.Text()
+	if err != nil {
+		text, _, _ = strings.Cut("failed: "+err.Error(), " script: ")
+	}
+	return []string{text}
+}
+
+// inDigits is the script with no number that is small enough to count with, so that money.lua does it all.
+func inDigits(t *testing.T) string {
+	const counts = "DIGITS, FEE_DIGITS = 15, 13"
+	source := strings.Replace(settleScript.source, counts, "DIGITS, FEE_DIGITS = 0, 0", 1)
+	if source == settleScript.source {
+		t.Fatalf("the script has no %q", counts)
+	}
+	return source
+}
+
+// runs asks both stores. Those of a run that have no answer come again alone, and so behind all others.
+func (l *alike) runs(requests []packed, source string) (answered int) {
+	l.t.Helper()
+	got := l.run(l.together, settleScript.source, requests...)
+	var order []int
+	for _, again := range []bool{false, true} {
+		for i := range requests {
+			if (got[i] == "") == again {
+				order = append(order, i)
+			}
+		}
+		if !again {
+			answered = len(order)
+		}
+	}
+	for n, i := range order {
+		if n >= answered {
+			got[i] = l.run(l.together, settleScript.source, requests[i])[0]
+		}
+		if want := l.run(l.oneByOne, source, requests[i])[0]; got[i] != want {
+			l.t.Errorf("request %d of %d, %q, is answered %q, and %q alone", n, len(order), requests[i], got[i], want)
+		}
+	}
+	return answered
+}
+
+// meanwhile is what else happens to both stores.
+func (l *alike) meanwhile(s *Store, what int, id store.HoldID, account tenant.AccountID) {
+	switch what {
+	case 0, 1: // which settles, or is early
+		_, err := s.Receive(l.t.Context(), nil, delivered(messageOf(id), map[bool]store.HoldID{true: id}[what == 0]))
+		if err != nil && !answered(err) {
+			l.t.Error(err)
+		}
+	case 2:
+		noError(l.t, s.client.SRem(l.t.Context(), s.base(l.p)+"unreported", string(account)).Err())
+	case 3:
+		_, err := s.eval(l.t.Context(), forsakeScript, l.p, []any{string(id)})
+		noError(l.t, err)
+	case 4:
+		_, err := s.Credit(l.t.Context(), account, testFee, string(id))
+		if err != nil && !errors.Is(err, pricing.ErrOverflow) && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrConflict) {
+			l.t.Error(err)
+		}
+	}
+}
+
+// aMonth is after what the hashes that holds are settled in last, from the ends of their hours on.
+func (l *alike) aMonth() {
+	l.now = l.now.Add(31 * 24 * time.Hour)
+	for _, s := range []*Store{l.together, l.oneByOne} {
+		for _, key := range texts(command(l.t, l.server, "KEYS", s.base(l.p)+"settled:*")) {
+			command(l.t, l.server, "DEL", key)
+		}
+	}
+}
+
+// books are all of a place that requests can change, but for the times of entries and how windows are packed.
+func (l *alike) books(s *Store) map[string]any {
+	t, base, all := l.t, s.base(l.p), make(map[string]any)
+	for _, key := range texts(command(t, l.server, "KEYS", base+"*")) {
+		name, _, _ := strings.Cut(strings.TrimPrefix(key, base), ":")
+		short := strings.TrimPrefix(key, base)
+		switch name {
+		case "open", "settled", "messages", "credits":
+			fields, err := s.client.HGetAll(t.Context(), key).Result()
+			noError(t, err)
+			delete(fields, "")
+			if lasts := s.client.TTL(t.Context(), key).Val() > 0; len(fields) > 0 || name != "open" {
+				all[short] = []any{fields, lasts}
+			}
+		case "wallet":
+			money := strings.Fields(s.client.HGet(t.Context(), key, "money").Val())
+			all[short] = money[:3]
+		case "unreported":
+			members := s.client.SMembers(t.Context(), key).Val()
+			slices.Sort(members)
+			all[short] = members
+		case "ledger":
+			all[short] = l.entries(s, key)
+		case "early":
+			all[short] = s.client.Get(t.Context(), key).Val()
+		}
+	}
+	return all
+}
+
+// entries are those of a ledger, of which each goes on where the one before it ended.
+func (l *alike) entries(s *Store, key string) (all []store.Entry) {
+	messages, err := s.client.XRange(l.t.Context(), key, "-", "+").Result()
+	noError(l.t, err)
+	seq := int64(0)
+	for _, m := range messages {
+		entries, err := parseEntries(goredis.XMessage{ID: m.ID, Values: m.Values}, l.p)
+		noError(l.t, err)
+		for _, e := range entries {
+			if e.Seq <= seq {
+				l.t.Errorf("%s has the number %d behind %d", e.ID, e.Seq, seq)
+			}
+			seq, e.Seq = e.Seq, 0
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
+// spoilBoth has both stores meet another type under a key.
+func (l *alike) spoilBoth(id store.HoldID, account tenant.AccountID) (repair func()) {
+	key := oneOf("wallet:"+string(account), "ledger:"+string(account), "ledger:"+string(account), "ledger:"+string(account), "unreported", "open",
+		"settled:"+string(id[5:10]), "windows:app_1", "early:"+messageOf(id))
+	first := spoil(l.t, l.server, l.together.base(l.p)+key)
+	second := spoil(l.t, l.server, l.oneByOne.base(l.p)+key)
+	return func() { first(); second() }
+}
+
+// Whatever comes in one run of the script is answered, and leaves, what the same requests do one by one.
+func TestARunOfManyIsLikeManyRuns(t *testing.T) {
+	t.Parallel()
+	const rounds = 80
+	server := redistest.Start(t, "appendfsync no")
+	l := newAlike(t, server)
+	asked, answered := 0, 0
+	for round := range rounds {
+		l.now = l.now.Add(oneOf(0, time.Millisecond, 300*time.Millisecond, time.Second, 20*time.Second, 20*time.Second, time.Minute, time.Minute, -time.Second, -2*time.Minute))
+		if round == rounds*2/3 {
+			l.aMonth()
+		}
+		what, id, account := rand.IntN(10), l.hold(90), oneOf(l.accounts...)
+		if len(l.open) > 0 && rand.IntN(2) == 0 {
+			id = l.open[0]
+		}
+		l.meanwhile(l.together, what, id, account)
+		l.meanwhile(l.oneByOne, what, id, account)
+		l.open = nil
+		for _, id := range texts(command(t, server, "HKEYS", l.oneByOne.base(l.p)+"open")) {
+			if id != "" {
+				l.open = append(l.open, store.HoldID(id))
+			}
+		}
+		rand.Shuffle(len(l.open), func(i, j int) { l.open[i], l.open[j] = l.open[j], l.open[i] })
+		requests := make([]packed, 2+rand.IntN(24))
+		for i := range requests {
+			requests[i] = l.request()
+		}
+		repair, source := func() {}, inDigits(t)
+		if rand.IntN(4) == 0 {
+			repair, source = l.spoilBoth(id, l.accounts[rand.IntN(5)]), settleScript.source // the other one looks at more keys
+		}
+		asked, answered = asked+len(requests), answered+l.runs(requests, source)
+		repair()
+		if diff := cmp.Diff(l.books(l.oneByOne), l.books(l.together)); diff != "" {
+			t.Errorf("the books differ (-one by one +together):\n%s", diff)
+		}
+		if t.Failed() {
+			t.FailNow()
+		}
+	}
+	if t.Logf("%d of %d requests were answered in their run", answered, asked); answered < asked/4 {
+		t.Errorf("only %d of %d requests were answered in their run", answered, asked)
+	}
+}
