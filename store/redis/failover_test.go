@@ -232,3 +232,53 @@ func TestACaptureBringsBackTheHoldThatAFailoverLost(t *testing.T) {
 	}
 	b.wantHolds(2, 1, 0)
 }
+
+// What becomes of a hold while a capture finds that it was lost, and is about to tell what it was, counts.
+func TestACaptureBringsBackNothingThatCameMeanwhile(t *testing.T) {
+	t.Parallel()
+	b, s, w := onLane(t, patience, time.Hour)
+	for name, row := range map[string]struct {
+		meanwhile func(store.Admission) error
+		want      error
+		state     string
+	}{
+		"nothing": {func(store.Admission) error { return nil }, nil, "capture"},
+		"forsaken": {func(a store.Admission) error {
+			_, err := b.eval(t.Context(), forsakeScript, placeOf(a.Account), []any{string(a.HoldID)})
+			return err
+		}, store.ErrNotFound, "forsaken"},
+		"made": {func(a store.Admission) error { _, err := b.Admit(t.Context(), a); return err }, nil, "capture"},
+		"released": {func(a store.Admission) error {
+			_, err := b.Admit(t.Context(), a)
+			return errors.Join(err, b.Release(t.Context(), a.HoldID))
+		}, store.ErrConflict, "release"},
+		"captured": {func(a store.Admission) error {
+			b.Remember(a)
+			return b.Capture(t.Context(), a.HoldID, messageOf(a.HoldID))
+		}, nil, "capture"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := b.admission()
+			s.Remember(a)
+			trips := 0
+			w.decide(func(sent []byte) fate {
+				if settleScript.runs(sent) {
+					if trips++; trips == 2 {
+						succeeds(t, row.meanwhile(a))
+					}
+				}
+				return arrives
+			})
+			defer w.heal()
+			for range 2 {
+				if err := s.Capture(t.Context(), a.HoldID, messageOf(a.HoldID)); !errors.Is(err, row.want) {
+					t.Errorf("the capture is answered %v, want %v", err, row.want)
+				}
+			}
+			if state := b.state(a.HoldID); state != row.state || trips < 2 {
+				t.Errorf("after %d trips the hold is %q, want %q", trips, state, row.state)
+			}
+		})
+	}
+	b.wantHolds(1+3, 1, 0)
+}
