@@ -51,7 +51,8 @@ type lane struct {
 	// waiting are the jobs that are not sent yet, and urgent how many of them are not patient.
 	waiting []*job
 	urgent  int
-	// resting is the job that is to lead when others have come; see apart. The last convoy had so many urgent jobs.
+	// resting is the job that is to lead when others have come; see apart. began is when the last convoy was sent, and
+	// last how many of its jobs were not patient.
 	resting *job
 	began   time.Time
 	last    int
