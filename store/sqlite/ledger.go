@@ -130,8 +130,9 @@ func (h *entryHeap) yieldBefore(seq int64, yield func(store.Entry, error) bool) 
 
 // enterTail has what is in the ledger's tail entered, for those who read the ledger, and
 // returns the seq up to which the ledger has everything now that enter enters.
-func (s *Store) enterTail(ctx context.Context, enter func(*writer) error) (upTo int64, err error) {
-	err = s.writer.do(ctx, &operation{apply: func(w *writer) error {
+func (s *Store) enterTail(ctx context.Context, enter func(*writer) error) (int64, error) {
+	var upTo int64 // no result, for the writer may still be at it when this returns an error
+	err := s.writer.do(ctx, &operation{apply: func(w *writer) error {
 		if !w.open {
 			if _, err := w.refresh(); err != nil {
 				return err
@@ -148,7 +149,7 @@ func (s *Store) enterTail(ctx context.Context, enter func(*writer) error) (upTo 
 		upTo = w.seq
 		return err
 	}})
-	if err != nil { // the writer may still be at it
+	if err != nil {
 		return 0, err
 	}
 	return upTo, nil

@@ -2,12 +2,14 @@ package sqlite
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -271,6 +273,27 @@ func TestAHoldAndItsOutcomeThatAreFarApartAreEnteredApart(t *testing.T) {
 		t.Errorf("%d entries, %d holds", rows, holds)
 	}
 	if entries := allEntries(t, s, account); len(entries) != 3 || entries[2].Balance != 1_000_000 {
+		t.Errorf("%+v", entries)
+	}
+}
+
+func TestWhoGivesUpOnTheTailLeavesItToTheWriter(t *testing.T) {
+	s, account := funded(t, filepath.Join(t.TempDir(), "gateway.db"), 1_000_000)
+	if _, err := s.Admit(t.Context(), holdOf(account)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err := s.enterTail(ctx, func(w *writer) error {
+		cancel()
+		for w.current.state.Load() != forsaken {
+			runtime.Gosched()
+		}
+		return w.enterAll()
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("it fails with %v", err)
+	}
+	if entries := allEntries(t, s, account); len(entries) != 2 {
 		t.Errorf("%+v", entries)
 	}
 }
