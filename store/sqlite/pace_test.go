@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-func TestACommitWaitsForAsManyAsWereInTheLast(t *testing.T) {
+func TestACommitWaitsForAsManyAsLately(t *testing.T) {
 	const passed = 50 * time.Microsecond // since the last commit was begun
 	for name, test := range map[string]struct {
-		last               int // operations of the last group that somebody waited for
+		before, last       int // operations of the last two groups that somebody waited for
 		awaited, unawaited int
 		later              int // awaited operations that come after 400 µs
 		want               time.Duration
@@ -20,6 +20,8 @@ func TestACommitWaitsForAsManyAsWereInTheLast(t *testing.T) {
 		"fewer wait until there are as many":        {last: 12, awaited: 5, later: 7, want: 400 * time.Microsecond},
 		"only those count that somebody waits for":  {last: 12, awaited: 5, unawaited: 10, want: commitInterval - passed},
 		"nearly enough wait for more":               {last: 200, awaited: enoughAwaited - 1, want: commitInterval - passed},
+		"the larger of the last two groups counts":  {before: 12, last: 5, awaited: 5, later: 7, want: 400 * time.Microsecond},
+		"one that was not large may have been late": {before: busyGroup, last: 1, awaited: 1, want: commitInterval - passed},
 		"enough wait for nothing":                   {last: 200, awaited: enoughAwaited},
 		"many for which few wait are enough":        {last: 200, awaited: 1, unawaited: enoughOperations},
 		"what nobody waits for waits for company":   {last: 12, unawaited: 1, want: unawaitedInterval},
@@ -33,9 +35,11 @@ func TestACommitWaitsForAsManyAsWereInTheLast(t *testing.T) {
 						w.queue.add(&operation{after: after})
 					}
 				}
-				add(test.last, nil)
-				add(1, func(error) {})
-				w.queue.take(nil, maxGroup)
+				for _, awaited := range []int{test.before, test.last} {
+					add(awaited, nil)
+					add(1, func(error) {})
+					w.queue.take(nil, maxGroup)
+				}
 				w.committedAt = time.Now().Add(-passed)
 				add(test.awaited, nil)
 				add(test.unawaited, func(error) {})

@@ -21,9 +21,9 @@ const (
 	pollInterval = 50 * time.Millisecond
 	// sweepInterval is how often memory and disk are freed of what is past.
 	sweepInterval = 15 * time.Second
-	// commitInterval is how long after the beginning of one commit the next begins at the latest, where the last one
-	// was of busyGroup operations that somebody waited for, or of more: it begins when as many are waited for
-	// again, or enough. Making it durable costs as much for one as for all of them, and those
+	// commitInterval is how long after the beginning of one commit the next begins at the latest, where one of the last
+	// two was of busyGroup operations that somebody waited for, or of more: it begins when as many are waited for
+	// as in the larger of them, or enough. Making it durable costs as much for one as for all of them, and those
 	// who wait so for one another come back together. What comes alone waits for nothing.
 	commitInterval = 1500 * time.Microsecond
 	busyGroup      = 4
@@ -208,7 +208,7 @@ func (w *writer) pace() {
 			return
 		}
 	}
-	if w.queue.taken >= busyGroup {
+	if w.queue.lately() >= busyGroup {
 		w.delay(commitInterval-time.Since(w.committedAt), w.queue.crowded)
 	}
 }
