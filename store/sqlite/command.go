@@ -103,6 +103,7 @@ type commands struct {
 	lastEvent, insertArrivals  *command
 	deleteArrivals             *command
 	selectSender               *command
+	insertAccountEntries       *command
 }
 
 // all are the commands by their text.
@@ -118,6 +119,7 @@ func (c *commands) all() map[string]**command {
 		"UPDATE accounts SET credited = ?, available = ?, held = ?, captured = ? WHERE rowid = ?":                                              &c.updateWallet,
 		"SELECT count(*) FROM ledger WHERE id IN (?, ?, ?)":                                                                                    &c.countHeld,
 		"INSERT INTO messages (key, seq) VALUES (?, ?) ON CONFLICT DO NOTHING":                                                                 &c.insertMessage,
+		"INSERT OR REPLACE INTO account_entries (account_id, upto, seqs) VALUES (?, ?, ?)":                                                     &c.insertAccountEntries,
 		"SELECT account_id, amount, ifnull(app_id, '') FROM ledger WHERE id IN (?, ?, ?) LIMIT 1":                                              &c.selectHeld,
 		"DELETE FROM outbox WHERE id = ?":                                                                                                      &c.deleteEvent,
 		"UPDATE outbox SET attempts = attempts + 1, state = ?, due_at = ?, last_error = ? WHERE id = ? AND attempts = ? AND state = 'pending'": &c.updateEvent,

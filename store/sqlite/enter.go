@@ -61,7 +61,7 @@ func (w *writer) tidyDue() bool {
 			return true
 		}
 	}
-	return len(t.made) > 0 && w.overdue(t.made[0]) || w.messages.due()
+	return len(t.made) > 0 && w.overdue(t.made[0]) || w.messages.due() || w.accounts.due()
 }
 
 // tidy enters and indexes some of what is to be, in a transaction of its own: where that
@@ -71,7 +71,7 @@ func (w *writer) tidy() {
 		if err := w.enterTail(tailChunk, w.overdue); err != nil {
 			return err
 		}
-		return w.indexMessages()
+		return errors.Join(w.indexMessages(), w.indexAccounts())
 	})
 	if err != nil {
 		w.tidyAgain = time.Now().Add(tidyRetry)
@@ -113,6 +113,7 @@ func (w *writer) enterRecent(h *recentHold) error {
 		return err
 	}
 	w.messages.add(r)
+	w.accounts.add(h.account, r.seq)
 	h.entered = true
 	w.tail.entered++
 	wl.entered = after

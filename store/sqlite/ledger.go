@@ -24,6 +24,7 @@ func (w *writer) enter(e store.Entry, wl *wallet) (fresh bool, err error) {
 	}
 	w.seq++
 	w.messages.add(&record{kind: e.Kind, messageID: e.MessageID, seq: w.seq})
+	w.accounts.add(wl.account, w.seq)
 	wl.entered = wl.entered.after(e)
 	w.touch(wl)
 	return true, nil
@@ -42,32 +43,41 @@ func (w *writer) entryExists(id string) (bool, error) {
 // Ledger implements [store.Store].
 func (s *Store) Ledger(ctx context.Context, account tenant.AccountID, since time.Time) iter.Seq2[store.Entry, error] {
 	return func(yield func(store.Entry, error) bool) {
-		if _, err := s.Account(ctx, account); err != nil {
+		if err := s.readLedger(ctx, account, since, yield); err != nil && !errors.Is(err, errEnough) {
 			yield(store.Entry{}, err)
-			return
 		}
-		var from int64
-		if !since.IsZero() {
-			from = since.UnixMicro()
-		}
-		upTo, err := s.enterTail(ctx, (*writer).enterAll)
-		if err != nil {
-			yield(store.Entry{}, err)
-			return
-		}
+	}
+}
+
+// errEnough means that nothing more is wanted.
+var errEnough = errors.New("enough")
+
+// readLedger is [Store.Ledger], whose error is yet to be handed out.
+func (s *Store) readLedger(ctx context.Context, account tenant.AccountID, since time.Time, yield func(store.Entry, error) bool) error {
+	if _, err := s.Account(ctx, account); err != nil {
+		return err
+	}
+	var from int64
+	if !since.IsZero() {
+		from = since.UnixMicro()
+	}
+	upTo, err := s.enterTail(ctx, (*writer).enterAll)
+	if err != nil {
+		return err
+	}
+	var ahead entryHeap
+	read := func(which string, arg any) error {
 		rows, err := s.reading.QueryContext(ctx, `SELECT seq, id, kind, amount, balance, ifnull(message_id, ''), ifnull(app_id, ''), at,
-			held_seq, held_balance, held_at FROM ledger WHERE account_id = ? AND seq <= ? AND max(at, ifnull(held_at, 0)) >= ? ORDER BY seq`, account, upTo, from)
+			held_seq, held_balance, held_at FROM ledger WHERE `+which+` AND account_id = ? AND seq <= ? AND max(at, ifnull(held_at, 0)) >= ? ORDER BY seq`,
+			arg, account, upTo, from)
 		if err != nil {
-			yield(store.Entry{}, s.readError(err))
-			return
+			return s.readError(err)
 		}
 		defer rows.Close()
-		var ahead entryHeap
 		for rows.Next() {
 			e, held, err := scanEntry(rows.Scan)
 			if err != nil {
-				yield(store.Entry{}, err)
-				return
+				return err
 			}
 			if e.At.UnixMicro() >= from {
 				heap.Push(&ahead, e)
@@ -76,15 +86,21 @@ func (s *Store) Ledger(ctx context.Context, account tenant.AccountID, since time
 				heap.Push(&ahead, held)
 			}
 			if !ahead.yieldBefore(e.Seq-tailSpan, yield) {
-				return
+				return errEnough
 			}
 		}
-		if err := rows.Err(); err != nil {
-			yield(store.Entry{}, err)
-			return
-		}
+		return rows.Err()
+	}
+	indexed, err := s.entrySeqs(ctx, account, func(seqs []byte) error {
+		return read("seq IN (SELECT value FROM json_each(?))", string(seqs))
+	})
+	if err == nil {
+		err = read("seq > ?", indexed)
+	}
+	if err == nil {
 		ahead.yieldBefore(math.MaxInt64, yield)
 	}
+	return err
 }
 
 // scanEntry reads a row of the ledger: an entry and, where it is in the same row, the

@@ -7,30 +7,26 @@ import (
 	"errors"
 	"hash/fnv"
 	"slices"
-	"strconv"
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
 const (
-	// indexBatch is how many messages are indexed together: enough that many of them
+	// messageBatch is how many messages are indexed together: enough that many of them
 	// share each page of the index.
-	indexBatch = 1 << 14
-	// indexChunk is how many of them one commit writes, so that none takes long: in a large
-	// index, each has a page of its own. They are twice the sends of a tailChunk, so that a
-	// batch is written before the next one has come.
-	indexChunk = 2 * tailChunk
+	messageBatch = 1 << 15
+	// messagesIndexed is the setting that says up to which seq.
+	messagesIndexed = "messages_indexed"
 )
 
 // messageIndex finds the capture of a message by Meta's id. The messages that are not
 // in the table yet are here; who restarts finds them in the ledger.
 type messageIndex struct {
-	batch   int       // how many are a batch
-	fresh   []indexed // as they came
-	sorted  []indexed // the batch that is being written, by key
-	written int       // of sorted, by transactions that are committed
-	writing int       // and by the one under way
+	size  int       // how many are a batch
+	fresh []indexed // as they came
+	kept  int       // how many of fresh the transactions before the one under way have added
+	batch batch[indexed]
 }
 
 // indexed is a row of the table.
@@ -51,16 +47,30 @@ func (x *messageIndex) add(r *record) {
 }
 
 // due tells whether there is something to write.
-func (x *messageIndex) due() bool { return len(x.sorted) > 0 || len(x.fresh) >= x.batch }
+func (x *messageIndex) due() bool { return len(x.batch.rows) > 0 || len(x.fresh) >= x.size }
+
+// committed forgets what has been written.
+func (x *messageIndex) committed() {
+	x.batch.committed()
+	x.kept = len(x.fresh)
+}
+
+// rolledBack forgets what the transaction under way has added, unless it is in the batch already.
+func (x *messageIndex) rolledBack() {
+	x.batch.rolledBack()
+	x.fresh = x.fresh[:min(x.kept, len(x.fresh))]
+}
 
 // loadMessages notes the messages that are not in the table. Where there are very many,
 // in a database of an earlier release, it indexes them at once.
 func (w *writer) loadMessages(ctx context.Context) error {
-	const page = 4 * indexBatch
 	for {
+		upTo, err := indexedUpTo(ctx, w.conn, messagesIndexed)
+		if err != nil {
+			return err
+		}
 		rows, err := w.conn.QueryContext(ctx, `SELECT seq, message_id FROM ledger
-			WHERE seq > ifnull((SELECT CAST(value AS INTEGER) FROM settings WHERE name = 'messages_indexed'), 0)
-			AND kind = 'capture' AND message_id IS NOT NULL ORDER BY seq LIMIT ?`, page)
+			WHERE seq > ? AND kind = 'capture' AND message_id IS NOT NULL ORDER BY seq LIMIT ?`, upTo, indexPage)
 		found, err := collect(rows, err, func(scan func(...any) error) (i indexed, err error) {
 			var id string
 			err = scan(&i.seq, &id)
@@ -70,18 +80,18 @@ func (w *writer) loadMessages(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if len(found) < page || found[page-1].seq > w.indexedUpTo() {
-			w.messages.fresh = found
+		if len(found) < indexPage || found[indexPage-1].seq > w.capturesUpTo() {
+			w.messages.fresh, w.messages.kept = found, len(found)
 			return nil
 		}
-		if err := w.indexPage(found); err != nil {
+		if err := w.writeMessages(found); err != nil {
 			return err
 		}
 	}
 }
 
-// indexPage writes messages in a transaction of their own.
-func (w *writer) indexPage(page []indexed) error {
+// writeMessages writes messages in a transaction of their own.
+func (w *writer) writeMessages(page []indexed) error {
 	upTo := page[len(page)-1].seq
 	slices.SortFunc(page, byKey)
 	return w.alone(func() error {
@@ -90,18 +100,11 @@ func (w *writer) indexPage(page []indexed) error {
 				return err
 			}
 		}
-		return w.setIndexed(upTo)
+		return w.setIndexed(messagesIndexed, upTo)
 	})
 }
 
 func byKey(a, b indexed) int { return cmp.Compare(a.key, b.key) }
-
-// setIndexed writes down up to which seq all messages are in the table.
-func (w *writer) setIndexed(seq int64) error {
-	_, err := w.write(`INSERT INTO settings (name, value) VALUES ('messages_indexed', ?)
-		ON CONFLICT (name) DO UPDATE SET value = excluded.value`, strconv.FormatInt(seq, 10))
-	return err
-}
 
 // indexMessages writes some of a batch, in the order of the keys.
 func (w *writer) indexMessages() error {
@@ -109,26 +112,25 @@ func (w *writer) indexMessages() error {
 	if !x.due() {
 		return nil
 	}
-	if len(x.sorted) == 0 {
-		x.sorted = slices.Clone(x.fresh[:x.batch])
-		x.fresh = slices.Delete(x.fresh, 0, x.batch)
-		slices.SortFunc(x.sorted, byKey)
+	if len(x.batch.rows) == 0 {
+		x.batch.rows = slices.Clone(x.fresh[:x.size])
+		x.fresh, x.kept = slices.Delete(x.fresh, 0, x.size), max(x.kept-x.size, 0)
+		slices.SortFunc(x.batch.rows, byKey)
 	}
-	chunk := x.sorted[x.written:min(x.written+indexChunk, len(x.sorted))]
-	for _, i := range chunk {
+	rows, last := x.batch.chunk()
+	for _, i := range rows {
 		if _, err := w.commands.insertMessage.exec(i.key, i.seq); err != nil {
 			return err
 		}
 	}
-	x.writing = len(chunk)
-	if x.written+x.writing < len(x.sorted) {
+	if !last {
 		return nil
 	}
-	return w.setIndexed(w.indexedUpTo())
+	return w.setIndexed(messagesIndexed, w.capturesUpTo())
 }
 
-// indexedUpTo is the seq up to which every capture is in the table or in the batch.
-func (w *writer) indexedUpTo() int64 {
+// capturesUpTo is the seq up to which every capture is in the table or in the batch.
+func (w *writer) capturesUpTo() int64 {
 	upTo := w.seq
 	for _, i := range w.messages.fresh {
 		upTo = min(upTo, i.seq-1)
@@ -139,14 +141,6 @@ func (w *writer) indexedUpTo() int64 {
 		}
 	}
 	return upTo
-}
-
-// committed drops a batch that has been written.
-func (x *messageIndex) committed() {
-	x.written, x.writing = x.written+x.writing, 0
-	if x.written == len(x.sorted) {
-		x.sorted, x.written = nil, 0
-	}
 }
 
 // senderOf tells who has sent a message; sql.ErrNoRows where nobody has.
@@ -165,12 +159,12 @@ func (w *writer) senderOf(messageID string) (app tenant.AppID, account tenant.Ac
 	if err != nil {
 		return "", "", err
 	}
-	first, _ := slices.BinarySearchFunc(w.messages.sorted, indexed{key: key}, byKey)
+	first, _ := slices.BinarySearchFunc(w.messages.batch.rows, indexed{key: key}, byKey)
 	last := first
-	for last < len(w.messages.sorted) && w.messages.sorted[last].key == key {
+	for last < len(w.messages.batch.rows) && w.messages.batch.rows[last].key == key {
 		last++
 	}
-	for _, among := range [][]indexed{found, w.messages.sorted[first:last], w.messages.fresh} {
+	for _, among := range [][]indexed{found, w.messages.batch.rows[first:last], w.messages.fresh} {
 		for _, i := range among {
 			if i.key != key {
 				continue

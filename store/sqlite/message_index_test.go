@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"errors"
 	"math/rand/v2"
 	"path/filepath"
 	"strconv"
@@ -12,13 +13,28 @@ import (
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
+// failing has a transaction fail at its end, with whatever else write has written.
+func failing(t *testing.T, s *Store, write ...func(*writer) error) {
+	t.Helper()
+	err := s.writer.do(t.Context(), &operation{apply: func(w *writer) error {
+		_, err := w.begin()
+		for _, write := range write {
+			err = errors.Join(err, write(w))
+		}
+		return errors.Join(err, errors.New("the disk fails"))
+	}})
+	if err == nil {
+		t.Fatal("nothing has failed")
+	}
+}
+
 // Wherever a message stands on its way to the index, before and after a crash, a
 // status finds it by its id, and charges for it once.
 func TestEveryMessageIsFoundByItsID(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "gateway.db")
 	s, account := funded(t, path, 1_000_000)
 	smallBatches := func() {
-		inWriter(t, s, func(w *writer) error { w.messages.batch = 7; return nil })
+		inWriter(t, s, func(w *writer) error { w.messages.size, w.accounts.size = 7, 7; return nil })
 	}
 	smallBatches()
 	var sent, charged []string
@@ -53,6 +69,8 @@ func TestEveryMessageIsFoundByItsID(t *testing.T) {
 			if _, err := tool.Credit(t.Context(), account, 1, tenant.NewID("credit")); err != nil {
 				t.Fatal(err)
 			}
+			allEntries(t, tool, account) // which enters the tail
+			failing(t, s)                // what notices that
 		case 60:
 			s, path = crash(t, s, path)
 			smallBatches()
@@ -77,7 +95,7 @@ func TestEveryMessageIsFoundByItsID(t *testing.T) {
 func TestALedgerWithoutAnIndexIsIndexed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "gateway.db")
 	s, account := funded(t, path, 1_000_000)
-	const sends = 4*indexBatch + 100
+	const sends = indexPage + 100
 	inWriter(t, s, func(w *writer) error {
 		if _, err := w.begin(); err != nil {
 			return err
@@ -93,10 +111,10 @@ func TestALedgerWithoutAnIndexIsIndexed(t *testing.T) {
 	for range 2 {
 		s = open(t, path, time.Now)
 		var rows int
-		if err := s.reading.QueryRowContext(t.Context(), "SELECT count(*) FROM messages").Scan(&rows); err != nil || rows != 4*indexBatch {
+		if err := s.reading.QueryRowContext(t.Context(), "SELECT count(*) FROM messages").Scan(&rows); err != nil || rows != indexPage {
 			t.Errorf("%d messages are indexed, %v", rows, err)
 		}
-		for _, n := range []int{1, 4 * indexBatch, 4*indexBatch + 1, sends} {
+		for _, n := range []int{1, indexPage, indexPage + 1, sends} {
 			status := store.Status{MessageID: "wamid." + strconv.Itoa(n), TemplateFee: map[string]pricing.Micros{"USD": 1}}
 			results, err := s.Receive(t.Context(), nil, []store.Status{status})
 			if err != nil || results[0].Fee == store.FeeUnknownMessage {

@@ -10,7 +10,7 @@ type queue struct {
 	// taken is how many of those that were taken last somebody waits for, and before how many of
 	// those before them.
 	taken, before int
-	closed  bool
+	closed        bool
 	// filled has something in it once there is an operation, urgent once somebody waits for
 	// one, crowded once as many are waited for as lately, and enough once there are so many that
 	// no more need be waited for.

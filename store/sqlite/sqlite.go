@@ -89,11 +89,12 @@ func Open(ctx context.Context, path string, o Options) (_ *Store, err error) {
 			return nil, err
 		}
 	}
-	// The cache takes what a large commit changes (in KiB, where negative). The write-ahead
+	// The cache takes what a large commit changes (in KiB, where negative); of a larger one SQLite has to look
+	// through more whenever pages of an index have changed places. The write-ahead
 	// log is copied into the database when it has so many pages, most of them time and again
 	// where many accounts send, and is cut back after a reader has kept it growing (in bytes).
 	s.writing, err = sql.Open("sqlite", dataSource(path,
-		"journal_mode(wal)", "synchronous(full)", "foreign_keys(on)", "cache_size(-65536)", "wal_autocheckpoint(4000)", "journal_size_limit(67108864)"))
+		"journal_mode(wal)", "synchronous(full)", "foreign_keys(on)", "cache_size(-16384)", "wal_autocheckpoint(4000)", "journal_size_limit(67108864)"))
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +128,7 @@ func newWriter(ctx context.Context, db *sql.DB, o Options) (_ *writer, err error
 		clock: o.Clock, epoch: epoch,
 		queue: newQueue(), timer: time.NewTimer(0), closing: make(chan struct{}), closed: make(chan struct{}),
 		earlyFees: make(map[string]earlyFee), claims: newClaims(), arrivals: newArrivals(),
-		tail: newTail(), messages: messageIndex{batch: indexBatch}, lost: true,
+		tail: newTail(), messages: messageIndex{size: messageBatch}, accounts: accountIndex{size: accountBatch}, lost: true,
 	}
 	if w.conn, err = db.Conn(ctx); err != nil {
 		return nil, err
@@ -153,9 +154,11 @@ func newWriter(ctx context.Context, db *sql.DB, o Options) (_ *writer, err error
 		if err := w.rebuildWindows(ctx); err != nil {
 			return nil, err
 		}
-		err = w.loadMessages(ctx)
+		if err := errors.Join(w.loadMessages(ctx), w.loadAccounts(ctx)); err != nil {
+			return nil, err
+		}
 	}
-	return w, err
+	return w, nil
 }
 
 // Close implements [store.Store]. A store that was opened to administer, and did,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -319,23 +320,41 @@ func TestSecretIsMadeOnceHoweverManyAskAtOnce(t *testing.T) {
 	}
 }
 
-// BenchmarkHoldAndCapture is the store's part of a send.
+// BenchmarkHoldAndCapture is the store's part of a send, of one account and of many.
 func BenchmarkHoldAndCapture(b *testing.B) {
-	s, account := funded(b, filepath.Join(b.TempDir(), "gateway.db"), 1<<50)
-	b.ReportAllocs()
-	b.SetParallelism(32) // of 2 processors: 64 senders
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			a := holdOf(account)
-			a.Limits = tenant.RateLimit{PerSecond: 1 << 30, PerMinute: 1 << 30}
-			if d, err := s.Admit(b.Context(), a); err != nil || d.Verdict != store.Admitted {
-				b.Fatalf("%+v, %v", d, err)
+	for _, accounts := range []int{1, 1_000} {
+		b.Run(fmt.Sprintf("accounts=%d", accounts), func(b *testing.B) {
+			const credit = 1 << 50
+			s, first := funded(b, filepath.Join(b.TempDir(), "gateway.db"), credit)
+			all := []tenant.AccountID{first}
+			for i := range accounts - 1 {
+				a := tenant.Account{ID: tenant.AccountID(tenant.NewID("acct")), Currency: "USD", CreatedAt: time.Now()}
+				err := s.CreateAccount(b.Context(), a)
+				if err == nil {
+					_, err = s.Credit(b.Context(), a.ID, credit, "credit of "+strconv.Itoa(i))
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+				all = append(all, a.ID)
 			}
-			if err := s.Capture(b.Context(), a.HoldID, "wamid."+strconv.FormatUint(rand.Uint64(), 36)+"AA=="); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
+			b.ReportAllocs()
+			b.SetParallelism(32) // of 2 processors: 64 senders
+			b.ResetTimer()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					a := holdOf(all[rand.IntN(accounts)])
+					a.Limits = tenant.RateLimit{PerSecond: 1 << 30, PerMinute: 1 << 30}
+					if d, err := s.Admit(b.Context(), a); err != nil || d.Verdict != store.Admitted {
+						b.Fatalf("%+v, %v", d, err)
+					}
+					if err := s.Capture(b.Context(), a.HoldID, "wamid."+strconv.FormatUint(rand.Uint64(), 36)+"AA=="); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		})
+	}
 }
 
 // BenchmarkGrant is the look-up of a key that is not in the cache: of one that is

@@ -56,6 +56,7 @@ func (w *writer) refresh() (changed bool, err error) {
 	}
 	if version != w.dataVersion {
 		w.generation.Add(1)
+		w.accounts.fresh = nil
 	}
 	w.watched.Store(&began)
 	w.forget()
@@ -102,6 +103,7 @@ func (w *writer) commit() error {
 	w.tail.committed()
 	w.arrivals.committed()
 	w.messages.committed()
+	w.accounts.committed()
 	return nil
 }
 
@@ -124,7 +126,8 @@ func (w *writer) rollback(err error) {
 		// and changes nothing.
 		_, _ = w.conn.ExecContext(context.Background(), "ROLLBACK")
 		w.forget()
-		w.messages.writing = 0
+		w.messages.rolledBack()
+		w.accounts.rolledBack()
 	}
 	for _, ws := range w.counted {
 		ws.Undo()

@@ -63,6 +63,7 @@ type writer struct {
 	seq         int64     // of the last entry of the ledger
 	tail        tail
 	messages    messageIndex
+	accounts    accountIndex
 	arrivals    arrivals
 	windows     *crowd[tenant.AppID, window.Windows] // nil for a command
 	wallets     crowd[tenant.AccountID, wallet]
