@@ -66,21 +66,21 @@ func (x *accountIndex) rolledBack() {
 	}
 }
 
-// loadAccounts counts the entries that are not in the table. Where there are very many, in a
+// loadAccounts counts the entries that are not in the table. Where there are enough for a batch, as in a
 // database of an earlier release, it indexes them at once.
 func (w *writer) loadAccounts(ctx context.Context) (err error) {
 	x := &w.accounts
 	if x.indexed, err = indexedUpTo(ctx, w.conn, accountsIndexed); err != nil {
 		return err
 	}
-	for upTo := w.enteredUpTo(); upTo-x.indexed > indexPage; x.indexed += indexPage {
+	for upTo := w.enteredUpTo(); upTo-x.indexed > accountBatch; x.indexed += accountBatch {
 		err := w.alone(func() error {
 			_, err := w.write(`INSERT OR REPLACE INTO account_entries SELECT account_id, ?1, json_group_array(seq)
-				FROM ledger WHERE seq > ?2 AND seq <= ?1 GROUP BY account_id`, x.indexed+indexPage, x.indexed)
+				FROM ledger WHERE seq > ?2 AND seq <= ?1 GROUP BY account_id`, x.indexed+accountBatch, x.indexed)
 			if err != nil {
 				return err
 			}
-			return w.setIndexed(accountsIndexed, x.indexed+indexPage)
+			return w.setIndexed(accountsIndexed, x.indexed+accountBatch)
 		})
 		if err != nil {
 			return err

@@ -134,7 +134,7 @@ func TestAnAccountsEntriesAreReadWhereverTheyAre(t *testing.T) {
 func TestALedgerWhoseAccountsAreNotIndexedIs(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "gateway.db")
 	s, account := funded(t, path, 1_000_000)
-	const entries = indexPage + 100
+	const entries = accountBatch + 100
 	inWriter(t, s, func(w *writer) error {
 		if _, err := w.begin(); err != nil {
 			return err
@@ -149,7 +149,7 @@ func TestALedgerWhoseAccountsAreNotIndexedIs(t *testing.T) {
 	}
 	s = open(t, path, time.Now)
 	inWriter(t, s, func(w *writer) error {
-		if x := &w.accounts; x.indexed != indexPage || x.count < 100 || x.count > 110 {
+		if x := &w.accounts; x.indexed != accountBatch || x.count < 100 || x.count > 110 {
 			t.Errorf("indexed up to %d, and %d are not", x.indexed, x.count)
 		}
 		return nil
@@ -168,11 +168,11 @@ func TestALedgerWhoseAccountsAreNotIndexedIs(t *testing.T) {
 		if read++; e.At.UnixMicro() < entries-30_000 {
 			t.Fatalf("an entry of %v", e.At)
 		}
-		if read == 500 {
+		if read == 300 {
 			break
 		}
 	}
-	if read != 500 {
+	if read != 300 {
 		t.Errorf("%d entries are late", read)
 	}
 }

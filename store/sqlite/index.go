@@ -10,14 +10,10 @@ import (
 // of its own written. Two tables take their place, into which many thousands of sends are
 // sorted at a time: one finds messages, the other an account's entries.
 
-const (
-	// indexChunk is how many rows of a batch one commit writes, so that none takes long: in a large
-	// index, each has a page of its own. They are twice the sends of a tailChunk, so that a
-	// batch is written before the next one has come.
-	indexChunk = 2 * tailChunk
-	// indexPage is how much of a ledger that has no index yet is indexed at once.
-	indexPage = 1 << 16
-)
+// indexChunk is how many rows of a batch one commit writes, so that none takes long: in a large
+// index, each has a page of its own. They are twice the sends of a tailChunk, so that a
+// batch is written before the next one has come.
+const indexChunk = 2 * tailChunk
 
 // batch is what is sorted into an index together, some of it with each commit.
 type batch[T any] struct {

@@ -61,8 +61,8 @@ func (x *messageIndex) rolledBack() {
 	x.fresh = x.fresh[:min(x.kept, len(x.fresh))]
 }
 
-// loadMessages notes the messages that are not in the table. Where there are very many,
-// in a database of an earlier release, it indexes them at once.
+// loadMessages notes the messages that are not in the table. Where there are enough
+// for a batch, as in a database of an earlier release, it indexes them at once.
 func (w *writer) loadMessages(ctx context.Context) error {
 	for {
 		upTo, err := indexedUpTo(ctx, w.conn, messagesIndexed)
@@ -70,7 +70,7 @@ func (w *writer) loadMessages(ctx context.Context) error {
 			return err
 		}
 		rows, err := w.conn.QueryContext(ctx, `SELECT seq, message_id FROM ledger
-			WHERE seq > ? AND kind = 'capture' AND message_id IS NOT NULL ORDER BY seq LIMIT ?`, upTo, indexPage)
+			WHERE seq > ? AND kind = 'capture' AND message_id IS NOT NULL ORDER BY seq LIMIT ?`, upTo, messageBatch)
 		found, err := collect(rows, err, func(scan func(...any) error) (i indexed, err error) {
 			var id string
 			err = scan(&i.seq, &id)
@@ -80,7 +80,7 @@ func (w *writer) loadMessages(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if len(found) < indexPage || found[indexPage-1].seq > w.capturesUpTo() {
+		if len(found) < messageBatch || found[messageBatch-1].seq > w.capturesUpTo() {
 			w.messages.fresh, w.messages.kept = found, len(found)
 			return nil
 		}

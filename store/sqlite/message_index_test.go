@@ -95,7 +95,7 @@ func TestEveryMessageIsFoundByItsID(t *testing.T) {
 func TestALedgerWithoutAnIndexIsIndexed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "gateway.db")
 	s, account := funded(t, path, 1_000_000)
-	const sends = indexPage + 100
+	const sends = messageBatch + 100
 	inWriter(t, s, func(w *writer) error {
 		if _, err := w.begin(); err != nil {
 			return err
@@ -111,10 +111,10 @@ func TestALedgerWithoutAnIndexIsIndexed(t *testing.T) {
 	for range 2 {
 		s = open(t, path, time.Now)
 		var rows int
-		if err := s.reading.QueryRowContext(t.Context(), "SELECT count(*) FROM messages").Scan(&rows); err != nil || rows != indexPage {
+		if err := s.reading.QueryRowContext(t.Context(), "SELECT count(*) FROM messages").Scan(&rows); err != nil || rows != messageBatch {
 			t.Errorf("%d messages are indexed, %v", rows, err)
 		}
-		for _, n := range []int{1, indexPage, indexPage + 1, sends} {
+		for _, n := range []int{1, messageBatch, messageBatch + 1, sends} {
 			status := store.Status{MessageID: "wamid." + strconv.Itoa(n), TemplateFee: map[string]pricing.Micros{"USD": 1}}
 			results, err := s.Receive(t.Context(), nil, []store.Status{status})
 			if err != nil || results[0].Fee == store.FeeUnknownMessage {
