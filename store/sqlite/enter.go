@@ -67,16 +67,21 @@ func (w *writer) tidyDue() bool {
 // tidy enters and indexes some of what is to be, in a transaction of its own: where that
 // fails, sends go on, and it is tried again after a while.
 func (w *writer) tidy() {
-	err := w.alone(func() error {
-		if err := w.enterTail(tailChunk, w.overdue); err != nil {
-			return err
-		}
-		return errors.Join(w.indexMessages(), w.indexAccounts())
-	})
-	if err != nil {
+	if err := w.alone(w.enterAndIndex); err != nil {
 		w.tidyAgain = time.Now().Add(tidyRetry)
 		w.log().Error("sends could not be entered in the ledger and stay in its tail", zap.Error(err))
 	}
+}
+
+// enterAndIndex is [writer.tidy] within the transaction under way.
+func (w *writer) enterAndIndex() error {
+	if err := w.enterTail(tailChunk, w.overdue); err != nil {
+		return err
+	}
+	if err := w.indexMessages(); err != nil {
+		return err
+	}
+	return w.indexAccounts()
 }
 
 // enterRecent enters a hold, with its outcome if it has one.

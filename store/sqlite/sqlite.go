@@ -154,7 +154,10 @@ func newWriter(ctx context.Context, db *sql.DB, o Options) (_ *writer, err error
 		if err := w.rebuildWindows(ctx); err != nil {
 			return nil, err
 		}
-		if err := errors.Join(w.loadMessages(ctx), w.loadAccounts(ctx)); err != nil {
+		if err := w.loadMessages(ctx); err != nil {
+			return nil, err
+		}
+		if err := w.loadAccounts(ctx); err != nil { // of memory that no failure has dropped
 			return nil, err
 		}
 	}

@@ -107,7 +107,8 @@ func (w *writer) commit() error {
 	return nil
 }
 
-// writeBooks writes the wallets, the tail and the arrivals.
+// writeBooks writes the wallets, the tail and the arrivals. Behind an error nothing more is
+// written: SQLite may have rolled back, and what follows would be there for good.
 func (w *writer) writeBooks() error {
 	for _, wl := range w.dirty {
 		b := &wl.entered
@@ -115,7 +116,10 @@ func (w *writer) writeBooks() error {
 			return err
 		}
 	}
-	return errors.Join(w.writeTail(), w.writeArrivals())
+	if err := w.writeTail(); err != nil {
+		return err
+	}
+	return w.writeArrivals()
 }
 
 // rollback undoes the group, on disk and in memory, and gives err to those of

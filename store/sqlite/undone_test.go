@@ -1,0 +1,77 @@
+package sqlite
+
+import (
+	"context"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// undo has SQLite itself roll back the transaction that adds something to a table, as it does where a
+// disk is full or fails, until allow is called.
+func undo(t *testing.T, s *Store, table string) (allow func()) {
+	t.Helper()
+	exec := func(statement string) {
+		inWriter(t, s, func(w *writer) error {
+			_, err := w.conn.ExecContext(context.Background(), statement)
+			return err
+		})
+	}
+	exec("CREATE TEMP TRIGGER undo BEFORE INSERT ON " + table + " BEGIN SELECT RAISE(ROLLBACK, 'undone'); END")
+	return func() { exec("DROP TRIGGER undo") }
+}
+
+// What is written behind such a failure is in no transaction, and there for good.
+func TestAnIndexHasNothingOfATransactionThatSQLiteHasUndone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "gateway.db")
+	s, account := funded(t, path, 1_000_000)
+	inWriter(t, s, func(w *writer) error { w.tidyAgain = time.Now().Add(time.Hour); return nil })
+	for range 3 {
+		a := holdOf(account)
+		if _, err := s.Admit(t.Context(), a); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Capture(t.Context(), a.HoldID, "wamid."+string(a.HoldID)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	allow := undo(t, s, "messages")
+	failing(t, s, func(w *writer) error {
+		w.messages.size, w.accounts.size = 1, 1
+		return w.enterAndIndex()
+	})
+	if indexed, err := indexedUpTo(t.Context(), s.reading, accountsIndexed); err != nil || indexed != 0 {
+		t.Errorf("indexed up to %d, %v", indexed, err)
+	}
+	allow()
+	checkLedger(t, s, account)
+	inWriter(t, s, func(w *writer) error { w.tidyAgain = time.Time{}; return nil })
+	await(t, "the index", func() bool {
+		indexed, err := indexedUpTo(t.Context(), s.reading, accountsIndexed)
+		return err != nil || indexed > 0
+	})
+	checkLedger(t, s, account)
+}
+
+func TestAnEventIsNotDroppedWithATransactionThatSQLiteHasUndone(t *testing.T) {
+	s, account := funded(t, filepath.Join(t.TempDir(), "gateway.db"), 1_000_000)
+	id := put(t, s, "app_1")
+	allow := undo(t, s, "ledger_tail")
+	err := s.writer.do(t.Context(), &operation{apply: func(w *writer) error {
+		if _, err := w.begin(); err != nil {
+			return err
+		}
+		if err := w.enterAllArrivals(); err != nil {
+			return err
+		}
+		_, err := w.admit(holdOf(account))
+		return err
+	}})
+	if err == nil {
+		t.Fatal("admitted")
+	}
+	allow()
+	if ids := pending(t, s); len(ids) != 1 || ids[0] != id {
+		t.Errorf("the events are %v", ids)
+	}
+}
