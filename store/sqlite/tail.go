@@ -44,15 +44,15 @@ type tail struct {
 
 	made    []*recentHold // as they were made
 	settled []*recentHold // as they were settled
-	told    int           // how many of settled the senders tell of
+	told    int           // how many of settled the senders tell of: those that are committed
 	records []byte        // of the transaction under way
 	// first and next are the seqs of the first row that may be there and of the one to
 	// come.
 	first, next int64
 	// entered are those of made that the transaction under way has entered.
 	entered int
-	// before are the outcomes that were here when memory was last dropped: what is not
-	// here again is entered, or was never committed.
+	// before are the outcomes that were committed and here when memory was last dropped: what
+	// is not here again is entered.
 	before []record
 	// newest is an id before which there may be holds in the ledger; those with later
 	// ones are all here.
@@ -114,7 +114,7 @@ func (t *tail) forget() {
 	for id := range t.holds {
 		t.newest = max(t.newest, id)
 	}
-	for _, h := range t.settled {
+	for _, h := range t.settled[:t.told] {
 		t.before = append(t.before, h.outcome)
 	}
 	clear(t.holds)

@@ -96,6 +96,37 @@ func TestMemoryIsBoundedWhileNothingCanBeWritten(t *testing.T) {
 	}
 }
 
+// A capture that fails time and again takes no more memory each time.
+func TestWhatCannotBeCapturedIsNoMessage(t *testing.T) {
+	s, account := funded(t, filepath.Join(t.TempDir(), "gateway.db"), 1_000_000)
+	a := holdOf(account)
+	if _, err := s.Admit(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	allow := refuse(t, s, "ledger_tail")
+	for range 100 {
+		if err := s.Capture(t.Context(), a.HoldID, "wamid.1"); err == nil {
+			t.Fatal("captured")
+		}
+	}
+	inWriter(t, s, func(w *writer) error {
+		if n := len(w.messages.fresh) + len(w.tail.before); n > 1 {
+			t.Errorf("%d messages of one are in memory", n)
+		}
+		return nil
+	})
+	allow()
+	if err := s.Capture(t.Context(), a.HoldID, "wamid.1"); err != nil {
+		t.Fatal(err)
+	}
+	inWriter(t, s, func(w *writer) error {
+		if _, sender, err := w.senderOf("wamid.1"); err != nil || sender != account {
+			t.Errorf("the message is of %q, %v", sender, err)
+		}
+		return nil
+	})
+}
+
 func TestSendsGoOnWhereTheLedgerRefusesWhatIsInItsTail(t *testing.T) {
 	s, account := funded(t, filepath.Join(t.TempDir(), "gateway.db"), 10_000_000)
 	allow := refuse(t, s, "ledger")
