@@ -23,8 +23,9 @@ const (
 // accountIndex finds the entries of an account. Those that are not in the table account_entries yet
 // are here, or found in the ledger.
 type accountIndex struct {
-	size  int // how many entries are a batch
-	count int // of those that are in no batch, at least
+	size int // how many entries are a batch
+	// count is of how many others it knows: all of them where they are in fresh.
+	count int
 	// fresh are their seqs, each behind a comma. It is nil while they have to be read from the ledger: after
 	// the start, when a transaction has failed, or when another process has written.
 	fresh map[tenant.AccountID][]byte
@@ -57,12 +58,11 @@ func (x *accountIndex) committed() {
 	}
 }
 
-// rolledBack forgets what the transaction under way has added.
+// rolledBack forgets what the transaction under way has added, and a batch that it has begun.
 func (x *accountIndex) rolledBack() {
 	x.fresh = nil
-	if x.batch.rolledBack(); len(x.batch.rows) > 0 && x.batch.written == 0 { // the batch may have it
-		x.count += x.size
-		x.batch = batch[accountEntries]{}
+	if x.batch.rolledBack(); x.batch.written == 0 && len(x.batch.rows) > 0 {
+		x.batch, x.count = batch[accountEntries]{}, x.size
 	}
 }
 
@@ -73,20 +73,28 @@ func (w *writer) loadAccounts(ctx context.Context) (err error) {
 	if x.indexed, err = indexedUpTo(ctx, w.conn, accountsIndexed); err != nil {
 		return err
 	}
-	for upTo := w.enteredUpTo(); upTo-x.indexed > accountBatch; x.indexed += accountBatch {
-		err := w.alone(func() error {
-			_, err := w.write(`INSERT OR REPLACE INTO account_entries SELECT account_id, ?1, json_group_array(seq)
-				FROM ledger WHERE seq > ?2 AND seq <= ?1 GROUP BY account_id`, x.indexed+accountBatch, x.indexed)
-			if err != nil {
-				return err
-			}
-			return w.setIndexed(accountsIndexed, x.indexed+accountBatch)
-		})
-		if err != nil {
+	for {
+		var upTo int64 // of a batch
+		err := w.conn.QueryRowContext(ctx, `SELECT count(*), ifnull(max(seq), 0) FROM
+			(SELECT seq FROM ledger WHERE seq > ? ORDER BY seq LIMIT ?)`, x.indexed, accountBatch).Scan(&x.count, &upTo)
+		if err != nil || x.count < accountBatch || upTo > w.enteredUpTo() {
 			return err
 		}
+		if err := w.alone(func() error { return w.indexEntries(upTo) }); err != nil {
+			return err
+		}
+		x.indexed = upTo
 	}
-	return w.conn.QueryRowContext(ctx, "SELECT count(*) FROM ledger WHERE seq > ?", x.indexed).Scan(&x.count)
+}
+
+// indexEntries indexes the entries up to a seq.
+func (w *writer) indexEntries(upTo int64) error {
+	_, err := w.write(`INSERT OR REPLACE INTO account_entries SELECT account_id, ?1, json_group_array(seq)
+		FROM ledger WHERE seq > ?2 AND seq <= ?1 GROUP BY account_id`, upTo, w.accounts.indexed)
+	if err != nil {
+		return err
+	}
+	return w.setIndexed(accountsIndexed, upTo)
 }
 
 // readFresh notes the entries that are not in the table, as the ledger has them.
@@ -127,14 +135,14 @@ func (w *writer) indexAccounts() error {
 		return nil
 	}
 	if len(x.batch.rows) == 0 {
-		upTo := w.enteredUpTo()
-		if upTo <= x.indexed {
-			return nil
-		}
 		if x.fresh == nil {
 			if err := w.readFresh(); err != nil {
 				return err
 			}
+		}
+		upTo := w.enteredUpTo()
+		if x.count < x.size || upTo <= x.indexed {
+			return nil
 		}
 		for _, account := range slices.Sorted(maps.Keys(x.fresh)) {
 			x.batch.rows = append(x.batch.rows, accountEntries{account, x.fresh[account]})
@@ -142,7 +150,7 @@ func (w *writer) indexAccounts() error {
 		clear(x.fresh)
 		x.count, x.upTo = 0, upTo
 	}
-	rows, last := x.batch.chunk()
+	rows, last := x.batch.chunk(w.indexChunk)
 	for _, r := range rows {
 		r.seqs[0] = '[' // in place of the comma
 		if _, err := w.commands.insertAccountEntries.exec(string(r.account), x.upTo, string(r.seqs)+"]"); err != nil {

@@ -235,3 +235,28 @@ func BenchmarkLedger(b *testing.B) {
 		}
 	}
 }
+
+// A hand may give an entry any seq.
+func TestALedgerWithAGapIsIndexed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "gateway.db")
+	s, account := funded(t, path, 1_000_000)
+	inWriter(t, s, func(w *writer) error {
+		if _, err := w.begin(); err != nil {
+			return err
+		}
+		_, err := w.write("INSERT INTO ledger (seq, id, account_id, kind, amount, balance, at) VALUES (1 << 60, 'note', ?, 'credit', 0, 0, 0)", account)
+		return err
+	})
+	s, _ = crash(t, s, path)
+	a := holdOf(account)
+	if _, err := s.Admit(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Capture(t.Context(), a.HoldID, "wamid.1"); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(allEntries(t, s, account)); n != 4 {
+		t.Errorf("%d entries", n)
+	}
+	checkLedger(t, s, account)
+}

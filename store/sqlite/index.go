@@ -22,10 +22,10 @@ type batch[T any] struct {
 	writing int // and by the one under way
 }
 
-// chunk returns what the transaction under way has to write, and tells whether it is the
-// last of the batch.
-func (b *batch[T]) chunk() (rows []T, last bool) {
-	rows = b.rows[b.written:min(b.written+indexChunk, len(b.rows))]
+// chunk returns what the transaction under way has to write, at most so many rows, and tells
+// whether they are the last of the batch.
+func (b *batch[T]) chunk(most int) (rows []T, last bool) {
+	rows = b.rows[b.written:min(b.written+most, len(b.rows))]
 	b.writing = len(rows)
 	return rows, b.written+b.writing == len(b.rows)
 }

@@ -117,7 +117,7 @@ func (w *writer) indexMessages() error {
 		x.fresh, x.kept = slices.Delete(x.fresh, 0, x.size), max(x.kept-x.size, 0)
 		slices.SortFunc(x.batch.rows, byKey)
 	}
-	rows, last := x.batch.chunk()
+	rows, last := x.batch.chunk(w.indexChunk)
 	for _, i := range rows {
 		if _, err := w.commands.insertMessage.exec(i.key, i.seq); err != nil {
 			return err
