@@ -27,6 +27,8 @@ type messageIndex struct {
 	fresh []indexed // as they came
 	kept  int       // how many of fresh the transactions before the one under way have added
 	batch batch[indexed]
+	// seen is the seq up to which it knows the captures in the ledger: those behind are of another process.
+	seen int64
 }
 
 // indexed is a row of the table.
@@ -49,10 +51,10 @@ func (x *messageIndex) add(r *record) {
 // due tells whether there is something to write.
 func (x *messageIndex) due() bool { return len(x.batch.rows) > 0 || len(x.fresh) >= x.size }
 
-// committed forgets what has been written.
-func (x *messageIndex) committed() {
+// committed forgets what has been written. The ledger has nothing behind that seq.
+func (x *messageIndex) committed(seq int64) {
 	x.batch.committed()
-	x.kept = len(x.fresh)
+	x.kept, x.seen = len(x.fresh), seq
 }
 
 // rolledBack forgets what the transaction under way has added, unless it is in the batch already.
@@ -64,19 +66,13 @@ func (x *messageIndex) rolledBack() {
 // loadMessages notes the messages that are not in the table. Where there are enough
 // for a batch, as in a database of an earlier release, it indexes them at once.
 func (w *writer) loadMessages(ctx context.Context) error {
+	w.messages.seen = w.seq
 	for {
 		upTo, err := indexedUpTo(ctx, w.conn, messagesIndexed)
 		if err != nil {
 			return err
 		}
-		rows, err := w.conn.QueryContext(ctx, `SELECT seq, message_id FROM ledger
-			WHERE seq > ? AND kind = 'capture' AND message_id IS NOT NULL ORDER BY seq LIMIT ?`, upTo, messageBatch)
-		found, err := collect(rows, err, func(scan func(...any) error) (i indexed, err error) {
-			var id string
-			err = scan(&i.seq, &id)
-			i.key = messageKey(id)
-			return i, err
-		})
+		found, err := w.messagesBehind(ctx, upTo, messageBatch)
 		if err != nil {
 			return err
 		}
@@ -88,6 +84,31 @@ func (w *writer) loadMessages(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// messagesBehind finds the first messages in the ledger behind a seq, at most so many; -1 is all.
+func (w *writer) messagesBehind(ctx context.Context, seq int64, most int) ([]indexed, error) {
+	rows, err := w.conn.QueryContext(ctx, `SELECT seq, message_id FROM ledger
+		WHERE seq > ? AND kind = 'capture' AND message_id IS NOT NULL ORDER BY seq LIMIT ?`, seq, most)
+	return collect(rows, err, func(scan func(...any) error) (i indexed, err error) {
+		var id string
+		err = scan(&i.seq, &id)
+		i.key = messageKey(id)
+		return i, err
+	})
+}
+
+// noteMessages notes what another process has captured: a command settles what a gateway that was
+// killed has left behind.
+func (w *writer) noteMessages() error {
+	x := &w.messages
+	found, err := w.messagesBehind(context.Background(), x.seen, -1)
+	if err != nil {
+		return err
+	}
+	x.fresh = append(x.fresh, found...)
+	x.kept, x.seen = len(x.fresh), w.seq
+	return nil
 }
 
 // writeMessages writes messages in a transaction of their own.

@@ -126,3 +126,28 @@ func TestALedgerWithoutAnIndexIsIndexed(t *testing.T) {
 		}
 	}
 }
+
+// A command settles what a gateway that was killed has left behind, and another gateway may run by then.
+func TestAMessageOfACommandIsFoundByItsID(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "gateway.db")
+	s, account := funded(t, path, 1_000_000)
+	inWriter(t, s, func(w *writer) error { w.messages.size = 1; return nil })
+	a := holdOf(account)
+	if _, err := s.Admit(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	allEntries(t, s, account) // which enters the hold alone
+	if err := openTool(t, path).Capture(t.Context(), a.HoldID, "wamid.1"); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []store.FeeResult{store.FeeCharged, store.FeeRepeated} {
+		status := store.Status{MessageID: "wamid.1", TemplateFee: map[string]pricing.Micros{"USD": 1}}
+		if results, err := s.Receive(t.Context(), nil, []store.Status{status}); err != nil || results[0].Fee != want {
+			t.Errorf("%+v, %v, want %d", results, err, want)
+		}
+		await(t, "the index", func() bool {
+			indexed, err := indexedUpTo(t.Context(), s.reading, messagesIndexed)
+			return err != nil || indexed > 0
+		})
+	}
+}

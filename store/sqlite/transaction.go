@@ -64,7 +64,11 @@ func (w *writer) refresh() (changed bool, err error) {
 	if w.seq, err = w.commands.lastSeq.number(); err != nil {
 		return true, err
 	}
-	if err := w.loadTail(); err != nil {
+	err = w.loadTail()
+	if err == nil && w.windows != nil { // a command looks for no message
+		err = w.noteMessages()
+	}
+	if err != nil {
 		w.forget()
 		return true, err
 	}
@@ -102,7 +106,7 @@ func (w *writer) commit() error {
 	w.endTransaction()
 	w.tail.committed()
 	w.arrivals.committed()
-	w.messages.committed()
+	w.messages.committed(w.seq)
 	w.accounts.committed()
 	return nil
 }
