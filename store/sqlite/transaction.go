@@ -126,8 +126,8 @@ func (w *writer) writeBooks() error {
 	return w.writeArrivals()
 }
 
-// rollback undoes the group, on disk and in memory, and gives err to those of
-// its operations that had written.
+// rollback undoes the group, on disk and in memory, and gives err to those of its operations that
+// had written, and to those that were refused for what is undone now.
 func (w *writer) rollback(err error) {
 	if w.open {
 		// SQLite itself has rolled back after some errors; a second time is refused
@@ -141,7 +141,7 @@ func (w *writer) rollback(err error) {
 		ws.Undo()
 	}
 	for _, op := range w.pending {
-		if op.wrote && op.err == nil {
+		if op.wrote && (op.err == nil || refusal(op.err)) {
 			op.err = fmt.Errorf("nothing was written: %w", err)
 		}
 	}

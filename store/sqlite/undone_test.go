@@ -2,9 +2,12 @@ package sqlite
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/connexease/caddy-whatsapp-gateway/store"
 )
 
 // undo has SQLite itself roll back the transaction that adds something to a table, as it does where a
@@ -73,5 +76,30 @@ func TestAnEventIsNotDroppedWithATransactionThatSQLiteHasUndone(t *testing.T) {
 	allow()
 	if ids := pending(t, s); len(ids) != 1 || ids[0] != id {
 		t.Errorf("the events are %v", ids)
+	}
+}
+
+// What is refused for another operation of its group is not refused for good: who hears so never asks again.
+func TestARefusalIsTakenBackWithWhatItWasFor(t *testing.T) {
+	s, account := funded(t, filepath.Join(t.TempDir(), "gateway.db"), 1_000_000)
+	a := holdOf(account)
+	if _, err := s.Admit(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan error, 2)
+	tell := func(err error) { told <- err }
+	inWriter(t, s, func(*writer) error { // what comes meanwhile is one group
+		s.SettleHold(a.HoldID, store.Captured, "wamid.1", tell)
+		s.SettleHold(a.HoldID, store.Released, "", tell)
+		s.writer.queue.add(&operation{after: func(error) {}, apply: func(*writer) error { return errors.New("the disk fails") }})
+		return nil
+	})
+	for range 2 {
+		if err := <-told; err == nil || store.Answered(err) {
+			t.Errorf("nothing has been captured, and a settlement is answered with %v", err)
+		}
+	}
+	if err := s.Release(t.Context(), a.HoldID); err != nil {
+		t.Error(err)
 	}
 }
