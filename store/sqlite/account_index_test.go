@@ -17,7 +17,12 @@ import (
 // checkLedger has what the store reads of an account's ledger be what the ledger has.
 func checkLedger(t *testing.T, s *Store, account tenant.AccountID) {
 	t.Helper()
-	read := allEntries(t, s, account)
+	checkEntries(t, s, account, allEntries(t, s, account))
+}
+
+// checkEntries has what was read of an account's ledger be what the ledger has.
+func checkEntries(t *testing.T, s *Store, account tenant.AccountID, read []store.Entry) {
+	t.Helper()
 	rows, err := s.reading.QueryContext(t.Context(), "SELECT seq, id FROM entries WHERE account_id = ? ORDER BY seq", account)
 	want, err := collect(rows, err, func(scan func(...any) error) (e store.Entry, err error) { return e, scan(&e.Seq, &e.ID) })
 	if err != nil {
