@@ -182,6 +182,8 @@ func (b *books) checkHolds(found map[string]store.Entry) {
 			b.Errorf("the sender of a hold that has come to %+v is %+v", f, sender)
 		case h.accepted && !f.captured && !f.retaken:
 			b.Error("a message that Meta has accepted is not charged")
+		case h.abandoned && f.made && !f.captured && !f.released:
+			b.Error("a hold that nobody was told of is still held")
 		case h.named && !f.named:
 			b.Error("a capture names no message")
 		case h.early && f.named && !f.charged:

@@ -83,11 +83,11 @@ func (b *books) admit() *step {
 		tell: func(err error) {
 			switch {
 			case b.uncertain(err):
-				entry.be(possible)
-				gone := b.expectOf(h, h.HoldID, store.KindRelease) // the store gives it back when it likes
+				gone := b.expectOf(h, h.HoldID, store.KindRelease)
 				if gone.be(possible); entry.state != certain {
-					gone.last = math.MaxInt
+					h.abandoned, gone.last = true, math.MaxInt // it is given back some time
 				}
+				entry.be(possible)
 			case err == nil && d.Verdict == store.Admitted:
 				entry.be(certain)
 			case err == nil && entry.state == certain:

@@ -46,6 +46,7 @@ type sentHold struct {
 	// named: a capture with its message was answered. early: its fee has come before.
 	named, early bool
 	accepted     bool // a status was answered: it is charged, whatever became of it before
+	abandoned    bool // whoever asked for it has gone before the answer: the store gives it back
 }
 
 // step is one operation. call runs on a goroutine of its own, tell once the round is over.
@@ -181,6 +182,9 @@ func (b *books) play() {
 		s.tell(s.err)
 	}
 	if b.killed {
+		for _, h := range b.sent {
+			h.abandoned = false // nobody knows of it any more
+		}
 		killed := b.path
 		b.path = path
 		b.reopen(killed)
@@ -239,7 +243,7 @@ func (b *books) waiting() int {
 
 // uncertain tells whether an error leaves open what has happened.
 func (b *books) uncertain(err error) bool {
-	return b.killed || errors.Is(err, context.Canceled)
+	return b.killed || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // told is what an answer says about what was asked for.
