@@ -21,7 +21,7 @@ func (b *books) fault(steps []*step) (heal func(), strikes map[int]func(*writer)
 	heal, strikes = func() {}, make(map[int]func(*writer) error)
 	at := b.IntN(len(steps) + 1)
 	table := tablesOfBooks[b.IntN(len(tablesOfBooks))]
-	switch b.IntN(16) {
+	switch b.IntN(14) {
 	case 0, 1: // as on a full disk
 		heal = b.refuse(table)
 	case 2: // neither read nor written
@@ -47,8 +47,8 @@ func (b *books) fault(steps []*step) (heal func(), strikes map[int]func(*writer)
 	case 8, 9:
 		b.leave(steps, strikes, at)
 	}
-	if b.IntN(3) == 0 && strikes[0] == nil {
-		strikes[b.IntN(len(steps))] = func(w *writer) error { // as the writer does between two groups
+	if i := b.IntN(len(steps) + 1); b.IntN(2) == 0 && strikes[i] == nil {
+		strikes[i] = func(w *writer) error { // as the writer does between two groups
 			if _, err := w.begin(); err != nil {
 				return err
 			}

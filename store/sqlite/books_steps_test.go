@@ -16,11 +16,11 @@ func (b *books) step(n int) *step {
 	switch {
 	case n < 12:
 		return b.admit()
-	case n < 14:
+	case n == 12:
 		return b.credit(b.s)
-	case n == 14:
+	case n == 13:
 		return b.credit(b.command())
-	case n == 15:
+	case n < 16:
 		return b.look()
 	case n < 19:
 		return b.deliver()
@@ -270,10 +270,10 @@ func (b *books) deliver() *step {
 // look reads some account's balance and ledger, which changes nothing.
 func (b *books) look() *step {
 	account, s := b.accounts[b.IntN(len(b.accounts))], b.s
-	if b.IntN(4) == 0 {
+	if b.IntN(2) == 0 {
 		s = b.command()
 	}
-	balanced, entered := b.IntN(2) == 0, b.IntN(2) == 0
+	balanced, entered := b.IntN(2) == 0, b.IntN(3) > 0
 	return &step{
 		call: func(ctx context.Context) (err error) {
 			if balanced {
