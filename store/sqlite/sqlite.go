@@ -127,7 +127,7 @@ func newWriter(ctx context.Context, db *sql.DB, o Options) (_ *writer, err error
 	w := &writer{
 		clock: o.Clock, epoch: epoch,
 		queue: newQueue(), timer: time.NewTimer(0), closing: make(chan struct{}), closed: make(chan struct{}),
-		earlyFees: make(map[string]earlyFee), claims: newClaims(), arrivals: newArrivals(),
+		earlyFees: make(map[string]earlyFee), replaced: make(map[string]earlyFee), claims: newClaims(), arrivals: newArrivals(),
 		tail: newTail(), messages: messageIndex{size: messageBatch}, accounts: accountIndex{size: accountBatch}, indexChunk: indexChunk, lost: true,
 	}
 	if w.conn, err = db.Conn(ctx); err != nil {

@@ -107,8 +107,9 @@ func (c *commands) sender(entry string) (store.Sender, error) {
 
 // applyStatus does what a status means for the wallets.
 func (w *writer) applyStatus(status store.Status) (result store.StatusResult, err error) {
-	if status.TemplateFee != nil {
-		delete(w.earlyFees, status.MessageID) // this one takes its place
+	if early, ok := w.earlyFees[status.MessageID]; ok && status.TemplateFee != nil { // this one takes its place
+		delete(w.earlyFees, status.MessageID)
+		w.replaced[status.MessageID] = early
 	}
 	if status.Hold != "" && !status.Captured {
 		result.Settled, err = w.settle(status.Hold, store.Captured, status.MessageID)
@@ -220,6 +221,15 @@ func (w *writer) chargeEarlyFee(wl *wallet, app tenant.AppID, messageID string) 
 	}
 	_, err := w.chargeTemplate(wl, app, messageID, fee.prices)
 	return err
+}
+
+// restoreEarlyFees takes back what has taken the place of others in the transaction under way.
+func (w *writer) restoreEarlyFees() {
+	for id, fee := range w.replaced {
+		if _, ok := w.earlyFees[id]; !ok {
+			w.earlyFees[id] = fee
+		}
+	}
 }
 
 // forgetEarlyFees drops the fees whose messages did not come.

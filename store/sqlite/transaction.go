@@ -140,6 +140,7 @@ func (w *writer) rollback(err error) {
 	for _, ws := range w.counted {
 		ws.Undo()
 	}
+	w.restoreEarlyFees()
 	for _, op := range w.pending {
 		if op.wrote && (op.err == nil || refusal(op.err)) {
 			op.err = fmt.Errorf("nothing was written: %w", err)
@@ -158,6 +159,7 @@ func (w *writer) endTransaction() {
 	}
 	w.changed = w.changed || w.stale || w.moved
 	clear(w.received) // of their payloads
+	clear(w.replaced)
 	w.open, w.stale, w.moved, w.shown, w.dirty, w.counted, w.received = false, false, false, false, w.dirty[:0], w.counted[:0], w.received[:0]
 }
 

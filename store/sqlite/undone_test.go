@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/connexease/caddy-whatsapp-gateway/pricing"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 )
 
@@ -101,5 +102,28 @@ func TestARefusalIsTakenBackWithWhatItWasFor(t *testing.T) {
 	}
 	if err := s.Release(t.Context(), a.HoldID); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestAFeeThatCameEarlyOutlastsAFailureOfTheNext(t *testing.T) {
+	s, account := funded(t, filepath.Join(t.TempDir(), "gateway.db"), 1_000_000)
+	a := holdOf(account)
+	if _, err := s.Admit(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	status := store.Status{MessageID: "wamid.1", TemplateFee: map[string]pricing.Micros{"USD": 7}}
+	if results, err := s.Receive(t.Context(), nil, []store.Status{status}); err != nil || results[0].Fee != store.FeeUnknownMessage {
+		t.Fatalf("%+v, %v", results, err)
+	}
+	status.Hold = a.HoldID
+	failing(t, s, func(w *writer) error {
+		_, err := w.applyStatus(status)
+		return err
+	})
+	if err := s.Capture(t.Context(), a.HoldID, "wamid.1"); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := s.Balance(t.Context(), account); err != nil || b.Captured != a.Fee+7 {
+		t.Errorf("%+v, %v", b, err)
 	}
 }

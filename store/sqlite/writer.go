@@ -78,7 +78,8 @@ type writer struct {
 	// changed: what a gateway keeps in memory has, since the store was opened.
 	changed  bool
 	dirty    []*wallet
-	counted  []*window.Windows // what to undo if it fails
+	counted  []*window.Windows   // what to undo if it fails
+	replaced map[string]earlyFee // what to put back into earlyFees if it fails
 	pending  []*operation
 	current  *operation
 	received []freshEvent
