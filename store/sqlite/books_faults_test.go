@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 
 	driver "modernc.org/sqlite"
@@ -58,15 +55,6 @@ func (b *books) fault(steps []*step) (heal func(), strikes map[int]func(*writer)
 	return heal, strikes
 }
 
-// exec has the writer run statements while nothing else is written.
-func (b *books) exec(statements string) {
-	b.Helper()
-	b.inWriter(func(w *writer) error {
-		_, err := w.conn.ExecContext(context.Background(), statements)
-		return err
-	})
-}
-
 // refuse has SQLite refuse what is added to a table, and perhaps roll back by itself.
 func (b *books) refuse(table string) (heal func()) {
 	when, what, rows := []string{"BEFORE", "AFTER"}[b.IntN(2)], []string{"ABORT", "ROLLBACK", "ROLLBACK"}[b.IntN(3)], ""
@@ -74,14 +62,13 @@ func (b *books) refuse(table string) (heal func()) {
 		n := 1 + b.IntN(3)
 		rows = fmt.Sprintf("WHEN NEW.seq %% %d = %d", n, b.IntN(n))
 	}
-	b.exec(fmt.Sprintf("CREATE TEMP TRIGGER fault %s INSERT ON %s %s BEGIN SELECT RAISE(%s, 'refused'); END", when, table, rows, what))
-	return func() { b.exec("DROP TRIGGER fault") }
+	return trigger(b.T, b.s, fmt.Sprintf("%s INSERT ON %s %s BEGIN SELECT RAISE(%s, 'refused'); END", when, table, rows, what))
 }
 
 // shadow has a table that is none of ours in place of one.
 func (b *books) shadow(table string) (heal func()) {
-	b.exec("CREATE TEMP TABLE " + table + " (x)")
-	return func() { b.exec("DROP TABLE temp." + table) }
+	exec(b.T, b.s, "CREATE TEMP TABLE "+table+" (x)")
+	return func() { exec(b.T, b.s, "DROP TABLE temp."+table) }
 }
 
 // refuseCommits has every COMMIT fail.
@@ -101,7 +88,7 @@ func (b *books) refuseCommits() (heal func()) {
 // lock has another process write for longer than the writer waits.
 func (b *books) lock() (heal func()) {
 	b.Helper()
-	b.exec("PRAGMA busy_timeout = 1")
+	exec(b.T, b.s, "PRAGMA busy_timeout = 1")
 	conn, err := b.s.writing.Conn(b.Context())
 	if err == nil {
 		_, err = conn.ExecContext(b.Context(), "BEGIN IMMEDIATE")
@@ -114,27 +101,17 @@ func (b *books) lock() (heal func()) {
 		if err := errors.Join(err, conn.Close()); err != nil {
 			b.Fatal(err)
 		}
-		b.exec("PRAGMA busy_timeout = 3000")
+		exec(b.T, b.s, "PRAGMA busy_timeout = 3000")
 	}
 }
 
 // kill has the next gateway begin with what is on disk now.
 func (b *books) kill() error {
-	copied := filepath.Join(b.TempDir(), "gateway.db")
-	for _, suffix := range []string{"", "-wal"} {
-		content, err := os.ReadFile(b.path + suffix)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err == nil {
-			err = os.WriteFile(copied+suffix, content, 0o600)
-		}
-		if err != nil {
-			return err
-		}
+	copied, err := copyDatabase(b.T, b.path)
+	if err == nil {
+		b.killed, b.path = true, copied
 	}
-	b.killed, b.path = true, copied
-	return nil
+	return err
 }
 
 // leave has a caller go away, before the writer comes to the step or behind it.

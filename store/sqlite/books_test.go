@@ -66,18 +66,18 @@ type step struct {
 // what was refused is not. STORETEST_SEED in the environment repeats the random choices, and
 // STORETEST_ROUNDS says how many rounds there are.
 func TestTheBooksAreRightWhateverFails(t *testing.T) {
-	seed, rounds := rand.Uint64(), 60
+	rounds := 60
 	if testing.Short() {
 		rounds /= 5
 	}
-	if text := os.Getenv("STORETEST_SEED"); text != "" {
-		seed, _ = strconv.ParseUint(text, 10, 64)
-	}
 	if text := os.Getenv("STORETEST_ROUNDS"); text != "" {
-		rounds, _ = strconv.Atoi(text)
+		var err error
+		if rounds, err = strconv.Atoi(text); err != nil {
+			t.Fatalf("STORETEST_ROUNDS: %v", err)
+		}
 	}
-	t.Logf("to repeat this: STORETEST_SEED=%d STORETEST_ROUNDS=%d", seed, rounds)
-	b := newBooks(t, rand.New(rand.NewPCG(seed, 0)))
+	t.Logf("rounds to play: STORETEST_ROUNDS=%d", rounds)
+	b := newBooks(t, storetest.Rand(t))
 	for range rounds {
 		b.play()
 		if b.killed || b.IntN(16) == 0 {

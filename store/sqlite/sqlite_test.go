@@ -111,18 +111,11 @@ func TestFailedGroupGivesItsWindowsBack(t *testing.T) {
 	s, account := funded(t, filepath.Join(t.TempDir(), "gateway.db"), 1_000_000)
 	a := holdOf(account)
 	a.Limits = tenant.RateLimit{PerSecond: 1, PerMinute: 1}
-	inWriter(t, s, func(w *writer) error {
-		_, err := w.conn.ExecContext(context.Background(),
-			"CREATE TEMP TRIGGER refuse BEFORE INSERT ON ledger_tail BEGIN SELECT RAISE(ABORT, 'refused'); END")
-		return err
-	})
+	allow := refuse(t, s, "ledger_tail")
 	if _, err := s.Admit(t.Context(), a); err == nil {
 		t.Fatal("admitted without a hold")
 	}
-	inWriter(t, s, func(w *writer) error {
-		_, err := w.conn.ExecContext(context.Background(), "DROP TRIGGER refuse")
-		return err
-	})
+	allow()
 	if d, err := s.Admit(t.Context(), a); err != nil || d.Verdict != store.Admitted {
 		t.Fatalf("%+v, %v", d, err)
 	}

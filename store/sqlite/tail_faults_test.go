@@ -19,14 +19,23 @@ import (
 // refuse has a table refuse what is added to it, until allow is called.
 func refuse(t *testing.T, s *Store, table string) (allow func()) {
 	t.Helper()
-	exec := func(statement string) {
-		inWriter(t, s, func(w *writer) error {
-			_, err := w.conn.ExecContext(context.Background(), statement)
-			return err
-		})
-	}
-	exec("CREATE TEMP TRIGGER refuse BEFORE INSERT ON " + table + " BEGIN SELECT RAISE(ABORT, 'refused'); END")
-	return func() { exec("DROP TRIGGER refuse") }
+	return trigger(t, s, "BEFORE INSERT ON "+table+" BEGIN SELECT RAISE(ABORT, 'refused'); END")
+}
+
+// trigger has something happen to what the writer writes, until drop is called.
+func trigger(t *testing.T, s *Store, definition string) (drop func()) {
+	t.Helper()
+	exec(t, s, "CREATE TEMP TRIGGER refuse "+definition)
+	return func() { exec(t, s, "DROP TRIGGER refuse") }
+}
+
+// exec has the writer run a statement while nothing else is written.
+func exec(t *testing.T, s *Store, statement string) {
+	t.Helper()
+	inWriter(t, s, func(w *writer) error {
+		_, err := w.conn.ExecContext(context.Background(), statement)
+		return err
+	})
 }
 
 // A webhook asks outside of the writer, at any moment.

@@ -26,23 +26,30 @@ import (
 // two commits, as the next gateway would after the first was killed.
 func crash(t *testing.T, s *Store, path string) (*Store, string) {
 	t.Helper()
-	copied := filepath.Join(t.TempDir(), "gateway.db")
-	inWriter(t, s, func(*writer) error {
-		for _, suffix := range []string{"", "-wal"} {
-			content, err := os.ReadFile(path + suffix)
-			if errors.Is(err, fs.ErrNotExist) {
-				continue
-			}
-			if err == nil {
-				err = os.WriteFile(copied+suffix, content, 0o600)
-			}
-			if err != nil {
-				return err
-			}
-		}
-		return nil
+	var copied string
+	inWriter(t, s, func(*writer) (err error) {
+		copied, err = copyDatabase(t, path)
+		return err
 	})
 	return open(t, copied, time.Now), copied
+}
+
+// copyDatabase copies a database as it is on disk, which nobody is writing to, and returns the copy's path.
+func copyDatabase(t *testing.T, path string) (copied string, err error) {
+	copied = filepath.Join(t.TempDir(), "gateway.db")
+	for _, suffix := range []string{"", "-wal"} {
+		content, err := os.ReadFile(path + suffix)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = os.WriteFile(copied+suffix, content, 0o600)
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	return copied, nil
 }
 
 // allEntries reads an account's ledger.

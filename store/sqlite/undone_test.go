@@ -1,7 +1,6 @@
 package sqlite
 
 import (
-	"context"
 	"errors"
 	"path/filepath"
 	"testing"
@@ -15,14 +14,7 @@ import (
 // disk is full or fails, until allow is called.
 func undo(t *testing.T, s *Store, table string) (allow func()) {
 	t.Helper()
-	exec := func(statement string) {
-		inWriter(t, s, func(w *writer) error {
-			_, err := w.conn.ExecContext(context.Background(), statement)
-			return err
-		})
-	}
-	exec("CREATE TEMP TRIGGER undo BEFORE INSERT ON " + table + " BEGIN SELECT RAISE(ROLLBACK, 'undone'); END")
-	return func() { exec("DROP TRIGGER undo") }
+	return trigger(t, s, "BEFORE INSERT ON "+table+" BEGIN SELECT RAISE(ROLLBACK, 'undone'); END")
 }
 
 // What is written behind such a failure is in no transaction, and there for good.

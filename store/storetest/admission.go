@@ -273,7 +273,7 @@ func givenUpTakesEffectOnce(f *fixture) {
 // giveUp makes 16 calls at a time, whose contexts end at some moment while they
 // are under way, 20 times. It returns how many said yes.
 func (f *fixture) giveUp(call func(context.Context) bool) (yes int) {
-	r := f.rand()
+	r := Rand(f)
 	for range 20 {
 		ctx, cancel := context.WithTimeout(f.Context(), time.Duration(r.IntN(4_000))*time.Microsecond)
 		yes += race(16, func() bool { return call(ctx) })

@@ -239,7 +239,7 @@ func totalIDIsReserved(f *fixture) {
 func racingTotals(f *fixture) {
 	const versions = 12
 	follower := f.follower()
-	seed := f.rand().Uint64()
+	seed := Rand(f).Uint64()
 	for range f.rounds(20) {
 		payer := f.stranger()
 		credited := func(version int) pricing.Micros { return fee * pricing.Micros(version*7%13-3) }

@@ -35,7 +35,7 @@ type player struct {
 func pick[T any](r *rand.Rand, s []T) T { return s[r.IntN(len(s))] }
 
 func randomSequences(f *fixture) {
-	p := &player{fixture: f, Rand: f.rand(), apps: []tenant.AppID{newAppID(), newAppID(), newAppID()}}
+	p := &player{fixture: f, Rand: Rand(f), apps: []tenant.AppID{newAppID(), newAppID(), newAppID()}}
 	accounts := []tenant.AccountID{f.account(0), f.accountIn("EUR", 0), f.accountIn("TRY", 0)}
 	p.m = newModel(map[tenant.AccountID]string{accounts[0]: "USD", accounts[1]: "EUR", accounts[2]: "TRY"})
 	moves := []struct {
@@ -191,7 +191,7 @@ func (p *player) settleInDoubt() {
 // depends on the others, but the books must balance (which every check ends
 // with), and each yes must stand in them once.
 func randomConcurrently(f *fixture) {
-	seed := f.rand()
+	seed := Rand(f)
 	accounts := []tenant.AccountID{f.account(20 * fee), f.account(20 * fee)}
 	var holds []store.HoldID
 	var credits []string

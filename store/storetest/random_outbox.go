@@ -39,7 +39,7 @@ type handed struct {
 }
 
 func randomDeliveries(f *fixture) {
-	c := &courier{fixture: f, Rand: f.rand(), apps: []tenant.AppID{newAppID(), newAppID(), newAppID()}}
+	c := &courier{fixture: f, Rand: Rand(f), apps: []tenant.AppID{newAppID(), newAppID(), newAppID()}}
 	moves := []struct {
 		weight int
 		name   string

@@ -97,7 +97,7 @@ type sent struct {
 // Many report the same messages, each in any order; when all is told, the
 // ledger is what it would be had it been told one by one.
 func racingBooks(f *fixture) {
-	seed := f.rand()
+	seed := Rand(f)
 	currencies := map[tenant.AccountID]string{f.account(1): "USD", f.accountIn("EUR", 1): "EUR"}
 	all := f.sendSome(currencies, 60)
 	var wg sync.WaitGroup

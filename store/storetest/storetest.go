@@ -119,16 +119,17 @@ func (f *fixture) restart() {
 	f.closed = false
 }
 
-// rand returns a random source whose seed is logged.
-func (f *fixture) rand() *rand.Rand {
+// Rand returns a random source whose seed is logged. STORETEST_SEED in the environment repeats it.
+func Rand(t testing.TB) *rand.Rand {
+	t.Helper()
 	seed := rand.Uint64()
 	if s := os.Getenv("STORETEST_SEED"); s != "" {
 		var err error
 		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			f.Fatalf("STORETEST_SEED: %v", err)
+			t.Fatalf("STORETEST_SEED: %v", err)
 		}
 	}
-	f.Logf("to repeat this: STORETEST_SEED=%d", seed)
+	t.Logf("to repeat this: STORETEST_SEED=%d", seed)
 	return rand.New(rand.NewPCG(seed, 0))
 }
 

@@ -22,7 +22,7 @@ type answered struct {
 }
 
 func windowsAreExact(f *fixture) {
-	r := f.rand()
+	r := Rand(f)
 	payer := f.account(1)
 	for _, pattern := range patterns {
 		for range f.steps(3) {
@@ -44,7 +44,7 @@ func windowsAreExact(f *fixture) {
 // Under changing limits, only what is admitted is judged: what a store may
 // refuse while a lower limit follows on a higher one is nowhere promised.
 func windowsWhileLimitsChange(f *fixture) {
-	r := f.rand()
+	r := Rand(f)
 	payer := f.account(1)
 	for _, pattern := range patterns {
 		t := pattern.trace(r, f.realTime)
