@@ -36,8 +36,8 @@ var unclearAnswers = []struct {
 	{"malformed chunk", lines(head + "Transfer-Encoding: chunked\n\nzz\r\n" + acceptance), broken, status200},
 	{"half, and nothing says so", lines(head + "Connection: close\n\n" + acceptance[:50]), unclear, status200},
 	{"switching protocols", lines("HTTP/1.1 101 Switching Protocols\nConnection: Upgrade\nUpgrade: websocket\n\n" + acceptance), "", ""},
-	{"empty", lines(head + "Content-Length: 0\n\n"), unclear, status200},
-	{"no content", lines("HTTP/1.1 204 No Content\n\n"), unclear, `"meta_status":204,"retry_safe":false`},
+	{"empty", lines(head + "Connection: close\nContent-Length: 0\n\n"), unclear, status200},
+	{"no content", lines("HTTP/1.1 204 No Content\nConnection: close\n\n"), unclear, `"meta_status":204,"retry_safe":false`},
 	{"HTML and 200", withJSON("200 OK", "<html>"+upstreamText+"</html>"), unclear, status200},
 	{"HTML and 500", lines("HTTP/1.1 500 Oops\nContent-Type: text/html\nConnection: close\n\n<html>" + upstreamText + "</html>"), unclear, `"meta_status":500,"retry_safe":false`},
 	{"garbage", withJSON("200 OK", "\xff\x00{"+upstreamText), unclear, status200},
@@ -53,8 +53,8 @@ var unclearAnswers = []struct {
 	{"empty error", withJSON("400 Bad Request", `{"error":{}}`), unclear, `"meta_status":400,"retry_safe":false`},
 	{"nested too deep", withJSON("200 OK", strings.Repeat("[", 20_000)+strings.Repeat("]", 20_000)), unclear, status200},
 	{"accepted, and another status", withJSON("500 Oops", acceptance), unclear, `"meta_status":500,"retry_safe":false`},
-	{"redirect", lines("HTTP/1.1 302 Found\nLocation: /elsewhere\nContent-Length: 0\n\n"), unclear, `"meta_status":302,"retry_safe":false`},
-	{"redirect that keeps the method", lines("HTTP/1.1 307 Temporary Redirect\nLocation: /elsewhere\nContent-Length: 0\n\n"), unclear, `"meta_status":307,"retry_safe":false`},
+	{"redirect", lines("HTTP/1.1 302 Found\nLocation: /elsewhere\nConnection: close\nContent-Length: 0\n\n"), unclear, `"meta_status":302,"retry_safe":false`},
+	{"redirect that keeps the method", lines("HTTP/1.1 307 Temporary Redirect\nLocation: /elsewhere\nConnection: close\nContent-Length: 0\n\n"), unclear, `"meta_status":307,"retry_safe":false`},
 	{"gzip that is none", lines(head + "Content-Encoding: gzip\nConnection: close\n\n" + acceptance), unclear, status200},
 	{"unknown coding", lines(head + "Content-Encoding: br\nConnection: close\n\n" + acceptance), unclear, status200},
 	{"10 MiB", lines(head + "Connection: close\n\n" + acceptance + strings.Repeat(" ", 10<<20)), oversize, status200},
@@ -95,7 +95,7 @@ func TestAnswersThatAreAcceptancesHoweverTheyCome(t *testing.T) {
 	who := g.tenant(t, profile{})
 	var outcomes []outcome
 	for name, s := range map[string]script{
-		"chunked":           lines("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n5\r\n" + acceptance[:5] + "\r\nf0\r\n" + acceptance[5:] + strings.Repeat(" ", 0xf0-len(acceptance)+5) + "\r\n0\r\n\r\n"),
+		"chunked":           lines("HTTP/1.1 200 OK\nConnection: close\nTransfer-Encoding: chunked\n\n5\r\n" + acceptance[:5] + "\r\nf0\r\n" + acceptance[5:] + strings.Repeat(" ", 0xf0-len(acceptance)+5) + "\r\n0\r\n\r\n"),
 		"HTTP/1.0":          lines("HTTP/1.0 200 OK\n\n" + acceptance),
 		"no content type":   lines("HTTP/1.1 200 OK\nConnection: close\n\n" + acceptance),
 		"early hints":       raw("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + acceptance),

@@ -95,7 +95,7 @@ func TestWhatIsAnsweredWhileRedisFails(t *testing.T) {
 	for _, f := range redisFaults {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
-			server := redistest.Start(t)
+			server := redistest.Start(t, tellNobody)
 			meta := startArrivals(t)
 			s := settings{common: onFailing(server), proxy: "reverse_proxy " + meta.address, app: "key_cache 1h"}
 			g := startGateway(t, s)
@@ -262,7 +262,7 @@ func TestAGatewayStartsWithoutRedis(t *testing.T) {
 // Whether an account is there to pay needs no store to be known.
 func TestAnAppWithoutAccountIsToldSoWhileRedisIsAway(t *testing.T) {
 	t.Parallel()
-	server := redistest.Start(t)
+	server := redistest.Start(t, tellNobody)
 	g := startGateway(t, settings{common: onFailing(server), app: "key_cache 1h"})
 	who := g.tenant(t, profile{noAccount: true, perMinute: 2})
 	g.send(t, who.key, g.message(accepted)).want(t, http.StatusBadRequest, bill002)

@@ -150,7 +150,9 @@ func readWire(in *bufio.Reader) (request wireRequest, phone string, err error) {
 	return request, parts[2], nil
 }
 
-// raw answers with these bytes and closes the connection.
+// raw answers with these bytes and closes the connection. An answer that is
+// whole says so itself (Connection: close): else the gateway may send the next
+// message on it before it sees that it is closed.
 func raw(answer string) script {
 	return func(c net.Conn) bool {
 		_, _ = io.WriteString(c, answer) // a client that has gone is none of Meta's business
