@@ -12,6 +12,7 @@ import (
 // those who wait leaves at its own.
 type convoy struct {
 	jobs     []*job
+	urgent   int // how many of them were not patient
 	deadline time.Time
 	groups   []group
 	commands []goredis.Cmder

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/connexease/caddy-whatsapp-gateway/store/linger"
 )
 
 const (
@@ -22,17 +24,20 @@ const (
 	// does. As many as maxPatient need no such company.
 	maxAlone   = 2 * time.Millisecond
 	maxPatient = 32
-	// apart is how long after the beginning of one convoy the next begins at the latest, where in the last one crowd jobs
-	// and more were not patient: it begins when there are as many again, or enough. To run a script costs Redis as much
-	// as what it does for several sends. Those who wait so for one another come back together, and
-	// hardly wait for longer than without that.
-	apart  = 1500 * time.Microsecond
-	crowd  = 4
-	enough = 16
+	// minApart and maxApart bound how long after the beginning of one convoy the next begins at the latest, where crowd jobs
+	// and more are expected: it begins when they are there, or enough. To run a script costs Redis as much as what it does
+	// for several sends.
+	minApart = time.Millisecond
+	maxApart = 4 * time.Millisecond
+	crowd    = 4
+	enough   = 16
 )
 
 // pace is for how long jobs wait: the constants, but for tests.
-type pace struct{ maxQueued, maxAlone, apart time.Duration }
+type pace struct {
+	maxQueued, maxAlone time.Duration
+	apart               linger.Linger
+}
 
 // lane is the way to one server of the scripts that every send needs, or of look-ups of keys. What comes while
 // others wait for their answers is sent with all that has come by then, in one write: the
@@ -51,11 +56,12 @@ type lane struct {
 	// waiting are the jobs that are not sent yet, and urgent how many of them are not patient.
 	waiting []*job
 	urgent  int
-	// resting is the job that is to lead when others have come; see apart. began is when the last convoy was sent, and
-	// last how many of its jobs were not patient.
+	// resting is the job that is to lead when others have come; see minApart. began is when the last convoy was sent.
 	resting *job
 	began   time.Time
-	last    int
+	// expected is how many jobs that are not patient are likely to wait soon: whoever was answered last may well be back
+	// soon, and is waited for with those who were there already.
+	expected int
 	// lag is for how long the last leader waited for a processor.
 	lag time.Duration
 	// leaders is how many jobs send, or have been told to.
@@ -86,7 +92,7 @@ func (l *lane) run(ctx context.Context, j *job) answer {
 	case l.leaders == 0 && l.due():
 		l.appoint(j)
 	case l.crowded():
-		l.wake()
+		l.wake(true)
 	}
 	queued := l.maxQueued + 2*l.lag
 	l.mu.Unlock()
@@ -119,25 +125,29 @@ func (l *lane) run(ctx context.Context, j *job) answer {
 func (l *lane) appoint(j *job) {
 	l.leaders++
 	j.leads = true
-	if l.last >= crowd && !l.crowded() {
-		if rest := l.apart - time.Since(l.began); rest > 0 {
-			l.resting = j
-			time.AfterFunc(rest, func() {
-				l.mu.Lock()
-				defer l.mu.Unlock()
-				if l.resting == j {
-					l.wake()
-				}
-			})
-			return
-		}
+	if l.expected < crowd {
+		j.tell()
+		return
 	}
-	j.tell()
+	l.resting = j
+	rest := l.apart.Limit() - time.Since(l.began)
+	if crowded := l.crowded(); crowded || rest <= 0 {
+		l.wake(crowded)
+		return
+	}
+	time.AfterFunc(rest, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.resting == j {
+			l.wake(false)
+		}
+	})
 }
 
-// wake has a job lead that rests, if there is one.
-func (l *lane) wake() {
+// wake has the job lead that rests, if there is one. came tells whether as many have come as it waits for.
+func (l *lane) wake(came bool) {
 	if l.resting != nil {
+		l.apart.Learn(came)
 		l.resting.tell()
 		l.resting = nil
 	}
@@ -162,7 +172,7 @@ func (l *lane) due() bool { return l.urgent > 0 || len(l.waiting) >= maxPatient 
 
 // crowded tells whether what waits is to be sent although it is early.
 func (l *lane) crowded() bool {
-	return l.urgent >= min(l.last, enough) || len(l.waiting) >= maxTogether
+	return l.urgent >= min(l.expected, enough) || len(l.waiting) >= maxTogether
 }
 
 // overtake has those that wait sent although others are under way, unless one of them is about to do so, and
@@ -181,7 +191,7 @@ func (l *lane) overtake(j *job) (wait time.Duration, queued bool) {
 	}
 	switch {
 	case l.resting != nil:
-		l.wake()
+		l.wake(false)
 	case patient && l.leaders > 0 || slices.ContainsFunc(l.waiting, func(j *job) bool { return j.leads }):
 	default:
 		l.appointNext()
@@ -254,6 +264,7 @@ func (l *lane) lead(j *job) (done bool) {
 // arrived tells the jobs of a convoy that they are done, but for the one that knows.
 func (l *lane) arrived(leader *job, b *convoy, knows *job) {
 	l.mu.Lock()
+	l.expected = b.urgent + l.urgent
 	l.resign(leader)
 	l.mu.Unlock()
 	for _, j := range b.jobs {
@@ -288,7 +299,7 @@ func (l *lane) take(leader *job) *convoy {
 	}
 	clear(l.waiting[len(kept):])
 	l.waiting = kept
-	l.began, l.last = time.Now(), urgent-l.urgent
+	l.began, b.urgent = time.Now(), urgent-l.urgent
 	l.lag = min(l.began.Sub(leader.told), maxLag)
 	return b
 }

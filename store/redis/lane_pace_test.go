@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/store/linger"
 )
 
 // crowded is a lane whose last convoy was a crowd, behind which the next one keeps that distance, and a hold.
@@ -15,12 +16,12 @@ func crowded(t *testing.T, apart time.Duration) (*books, *Store, *wire, store.Ho
 	t.Helper()
 	b, s, w := onLane(t, patience, time.Hour)
 	held := b.hold(s)
-	s.theLane().apart = apart
 	var steps []func()
 	for range crowd {
 		steps = append(steps, func() { b.hold(s) })
 	}
 	b.together(s, w, steps)
+	s.theLane().apart = linger.New(apart, apart)
 	return b, s, w, held
 }
 
@@ -31,7 +32,7 @@ func (l *lane) rests() bool {
 	return l.resting != nil
 }
 
-func TestAConvoyWaitsForAsManyAsWereInTheLast(t *testing.T) {
+func TestAConvoyWaitsForThoseOfTheLast(t *testing.T) {
 	t.Parallel()
 	b, s, w, held := crowded(t, time.Hour)
 	s.theLane().maxAlone = time.Hour
@@ -56,19 +57,41 @@ func TestAConvoyWaitsForAsManyAsWereInTheLast(t *testing.T) {
 	}
 }
 
+// Whoever came while a convoy was under way waits for those who were in it.
+func TestWhoCameMeanwhileWaitsForThoseOfTheLast(t *testing.T) {
+	t.Parallel()
+	b, s, w := onLane(t, patience, time.Hour)
+	s.theLane().apart = linger.New(time.Hour, time.Hour)
+	first := w.holdFirst(t, ofSends)
+	var running sync.WaitGroup
+	running.Go(func() { b.hold(s) })
+	<-first.under
+	for range crowd - 1 {
+		running.Go(func() { b.hold(s) })
+	}
+	eventually(t, "all wait", func() bool { return s.theLane().queued() == crowd-1 })
+	first.proceed()
+	eventually(t, "one of them rests", s.theLane().rests)
+	b.hold(s) // as the first one's sender might
+	running.Wait()
+	if n := first.writes.Load(); n != 2 {
+		t.Errorf("%d holds took %d writes", crowd+1, n)
+	}
+}
+
 func TestEnoughJobsWaitForNoMore(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
-		last, urgent, patient int
-		want                  bool
+		expected, urgent, patient int
+		want                      bool
 	}{
-		"fewer than were in the last":      {last: crowd, urgent: crowd - 1, patient: crowd},
-		"as many as were in the last":      {last: crowd, urgent: crowd, want: true},
-		"nearly enough":                    {last: 100, urgent: enough - 1},
-		"enough":                           {last: 100, urgent: enough, want: true},
-		"as many as are sent in one write": {last: 100, patient: maxTogether, want: true},
+		"fewer than are expected":          {expected: crowd, urgent: crowd - 1, patient: crowd},
+		"as many as are expected":          {expected: crowd, urgent: crowd, want: true},
+		"nearly enough":                    {expected: 100, urgent: enough - 1},
+		"enough":                           {expected: 100, urgent: enough, want: true},
+		"as many as are sent in one write": {expected: 100, patient: maxTogether, want: true},
 	} {
-		l := &lane{last: row.last, urgent: row.urgent, waiting: make([]*job, row.urgent+row.patient)}
+		l := &lane{expected: row.expected, urgent: row.urgent, waiting: make([]*job, row.urgent+row.patient)}
 		if got := l.crowded(); got != row.want {
 			t.Errorf("%s: %v", name, got)
 		}
@@ -109,7 +132,7 @@ func TestWhoRestsCanBeGivenUp(t *testing.T) {
 	}
 	eventually(t, "the other one rests", l.rests)
 	l.mu.Lock()
-	l.wake()
+	l.wake(true)
 	l.mu.Unlock()
 	<-done
 }

@@ -28,6 +28,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/store/linger"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
@@ -175,7 +176,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	s := &Store{
 		client: connect(o), prefix: o.KeyPrefix, declared: declare(o.KeyPrefix), timeout: o.Timeout, clock: o.Clock, describe: o.Describe, serving: o.Serving, id: rand.Text(),
-		homes: newHomes(), forsake: newForsaken(), fullWindows: fullWindows{most: maxFull}, lanes: newLanes(apart), readLanes: newLanes(0),
+		homes: newHomes(), forsake: newForsaken(), fullWindows: fullWindows{most: maxFull}, lanes: newLanes(linger.New(minApart, maxApart)), readLanes: newLanes(linger.Linger{}),
 	}
 	for p, keys := range s.declared {
 		s.boxed[p] = [2]any{keys[0], keys[1]}

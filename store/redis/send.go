@@ -6,6 +6,8 @@ import (
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/connexease/caddy-whatsapp-gateway/store/linger"
 )
 
 // send runs a script that every send needs in one place, as one round trip that is shared with
@@ -67,7 +69,7 @@ type lanes struct {
 	pace
 }
 
-func newLanes(apart time.Duration) lanes { return lanes{pace: pace{maxQueued, maxAlone, apart}} }
+func newLanes(apart linger.Linger) lanes { return lanes{pace: pace{maxQueued, maxAlone, apart}} }
 
 func (l *lanes) to(node *goredis.Client) *lane {
 	address := node.Options().Addr

@@ -7,12 +7,13 @@ type queue struct {
 	mu      sync.Mutex
 	waiting []*operation
 	awaited int // how many of them somebody waits for
-	// taken is how many of those that were taken last somebody waits for, and before how many of
-	// those before them.
-	taken, before int
-	closed        bool
+	taken   int // how many of those that were taken last somebody waits for
+	// expected is for how many operations somebody is likely to wait soon: those who were answered last
+	// may well be back soon, and are waited for with those who were there already.
+	expected int
+	closed   bool
 	// filled has something in it once there is an operation, urgent once somebody waits for
-	// one, crowded once as many are waited for as lately, and enough once there are so many that
+	// one, crowded once as many are waited for as are expected, and enough once there are so many that
 	// no more need be waited for.
 	filled, urgent, crowded, enough chan struct{}
 }
@@ -59,7 +60,7 @@ func (q *queue) tell() {
 		if q.awaited > 0 {
 			notify(q.urgent)
 		}
-		if q.awaited >= min(q.lately(), enoughAwaited) {
+		if q.awaited >= min(q.expected, enoughAwaited) {
 			notify(q.crowded)
 		}
 		if n >= enoughOperations {
@@ -68,10 +69,14 @@ func (q *queue) tell() {
 	}
 }
 
-// lately is how many are likely to be waited for together: as many as in the larger of the last
-// two groups. As in the last alone would be fewer and fewer, for whoever comes late once makes
-// that one smaller, and then two groups take turns.
-func (q *queue) lately() int { return max(q.taken, q.before) }
+// expect is called when those that were taken last are about to be answered.
+func (q *queue) expect() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.expected = q.taken + q.awaited
+	drain(q.crowded)
+	q.tell()
+}
 
 // take moves the first operations, at most so many, behind those in group.
 func (q *queue) take(group []*operation, most int) []*operation {
@@ -85,7 +90,7 @@ func (q *queue) take(group []*operation, most int) []*operation {
 	for _, op := range q.waiting[:n] {
 		q.count(op, -1)
 	}
-	q.taken, q.before = awaited-q.awaited, q.taken
+	q.taken = awaited - q.awaited
 	group = append(group, q.waiting[:n]...)
 	rest := copy(q.waiting, q.waiting[n:])
 	clear(q.waiting[rest:])

@@ -27,6 +27,7 @@ import (
 
 	"github.com/connexease/caddy-whatsapp-gateway/deadline"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/store/linger"
 )
 
 //go:embed migrations/*.sql
@@ -126,7 +127,7 @@ func newWriter(ctx context.Context, db *sql.DB, o Options) (_ *writer, err error
 	epoch = epoch.Add(-time.Duration(epoch.Nanosecond()) % time.Microsecond) // to the whole microsecond
 	w := &writer{
 		clock: o.Clock, epoch: epoch,
-		queue: newQueue(), timer: time.NewTimer(0), closing: make(chan struct{}), closed: make(chan struct{}),
+		queue: newQueue(), linger: linger.New(minCommitInterval, maxCommitInterval), timer: time.NewTimer(0), closing: make(chan struct{}), closed: make(chan struct{}),
 		earlyFees: make(map[string]earlyFee), replaced: make(map[string]earlyFee), claims: newClaims(), arrivals: newArrivals(),
 		tail: newTail(), messages: messageIndex{size: messageBatch}, accounts: accountIndex{size: accountBatch}, indexChunk: indexChunk, lost: true,
 	}

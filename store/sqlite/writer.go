@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/store/linger"
 	"github.com/connexease/caddy-whatsapp-gateway/store/window"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
@@ -21,12 +22,13 @@ const (
 	pollInterval = 50 * time.Millisecond
 	// sweepInterval is how often memory and disk are freed of what is past.
 	sweepInterval = 15 * time.Second
-	// commitInterval is how long after the beginning of one commit the next begins at the latest, where one of the last
-	// two was of busyGroup operations that somebody waited for, or of more: it begins when as many are waited for
-	// as in the larger of them, or enough. Making it durable costs as much for one as for all of them, and those
-	// who wait so for one another come back together. What comes alone waits for nothing.
-	commitInterval = 1500 * time.Microsecond
-	busyGroup      = 4
+	// minCommitInterval and maxCommitInterval bound how long after the beginning of one commit the next begins at the
+	// latest, where one of the last two was of busyGroup operations that somebody waited for, or of more: it begins when
+	// as many are waited for as in the larger of them, or enough. Making it durable costs as much for one as for all of
+	// them. What comes alone waits for nothing.
+	minCommitInterval = time.Millisecond
+	maxCommitInterval = 4 * time.Millisecond
+	busyGroup         = 4
 	// idleGroup is of how many operations a commit is, at the most, between which there is time to tidy.
 	idleGroup = 2
 	// unawaitedInterval is how long operations that nobody waits for wait for company.
@@ -50,6 +52,7 @@ type writer struct {
 	epoch      time.Time // zero of the windows' time
 
 	queue      queue
+	linger     linger.Linger // of commits: see minCommitInterval
 	timer      *time.Timer
 	closing    chan struct{}
 	closed     chan struct{}
@@ -204,34 +207,33 @@ func (w *writer) run() {
 // pace waits for the time of the next commit: where nobody waits for the operations that there
 // are, for one that somebody waits for, and then, while many come at a time, for more of them.
 func (w *writer) pace() {
-	select {
-	case <-w.queue.urgent:
-	default:
-		if !w.delay(unawaitedInterval, w.queue.urgent) {
-			return
-		}
-	}
-	if w.queue.lately() >= busyGroup {
-		w.delay(commitInterval-time.Since(w.committedAt), w.queue.crowded)
+	if w.delay(unawaitedInterval, w.queue.urgent) && w.queue.expected >= busyGroup {
+		w.linger.Learn(w.delay(w.linger.Limit()-time.Since(w.committedAt), w.queue.crowded))
 	}
 }
 
 // delay waits for some time, and no longer than until there is something in the channel, there
-// are operations enough, or the store is closed. It tells whether it was the channel.
+// are operations enough, or the store is closed. It tells whether that was before the time was over.
 func (w *writer) delay(wait time.Duration, until <-chan struct{}) bool {
+	select {
+	case <-until:
+		return true
+	default:
+	}
 	if wait <= 0 {
 		return false
 	}
 	w.timer.Reset(wait)
 	defer w.timer.Stop()
 	select {
-	case <-until:
-		return true
 	case <-w.timer.C:
+		return false
 	case <-w.queue.enough:
+		notify(w.queue.enough) // for the next wait, too
+	case <-until:
 	case <-w.closing:
 	}
-	return false
+	return true
 }
 
 // group runs the operations that wait as one commit.
@@ -241,6 +243,7 @@ func (w *writer) group() {
 	if w.execute() {
 		w.committedAt, w.committed = began, len(w.pending)
 	}
+	w.queue.expect()
 	w.finish()
 }
 
