@@ -70,11 +70,16 @@ func run(ctx context.Context, s settings, out io.Writer) (err error) {
 			err = context.Cause(ctx)
 		}
 	}()
-	if r.caddy, err = filepath.Abs(r.caddy); err != nil {
-		return err
-	}
-	if _, err := os.Stat(r.caddy); err != nil {
-		return fmt.Errorf("there is no Caddy to measure: %w", err)
+	for _, binary := range []*string{&r.caddy, &r.against} {
+		if *binary == "" {
+			continue
+		}
+		if *binary, err = filepath.Abs(*binary); err != nil {
+			return err
+		}
+		if _, err := os.Stat(*binary); err != nil {
+			return fmt.Errorf("there is no Caddy to measure: %w", err)
+		}
 	}
 	if err := missing("wrk"); err != nil {
 		return err

@@ -69,6 +69,16 @@ func TestEverySeriesRuns(t *testing.T) {
 			t.Log(line) // a peer that is not installed
 		}
 	}
+	s.against, s.series = caddy, []string{"main"}
+	out.Reset()
+	if err := run(t.Context(), s, &out); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"other build, bare", "other build, embedded"} {
+		if !strings.Contains(out.String(), "| "+want+" |") {
+			t.Errorf("no row of %q", want)
+		}
+	}
 	if left, err := filepath.Glob(filepath.Join(dir, "wagw-bench*")); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}

@@ -43,7 +43,7 @@ func (r *rig) checkBooks() error {
 
 // books asks the command line what a gateway has charged to all accounts.
 func (r *rig) books(g *gateway) (captured, held pricing.Micros, accounts int, err error) {
-	cmd := exec.CommandContext(r.ctx, r.caddy, "whatsapp-gateway", "account", "list", "--json", "--config", filepath.Join(g.dir, "Caddyfile"))
+	cmd := exec.CommandContext(r.ctx, g.caddy, "whatsapp-gateway", "account", "list", "--json", "--config", filepath.Join(g.dir, "Caddyfile"))
 	cmd.Dir, cmd.Env = g.dir, append(os.Environ(), caddyEnv(g.dir)...)
 	document, err := cmd.Output()
 	if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ type gateway struct {
 	*target
 	dir    string
 	config config
+	caddy  string // the binary
 	// started is how long it took from its start to the first send that was accepted.
 	started time.Duration
 	seeded  int // sends in the ledger that it began with
@@ -48,13 +50,14 @@ type plan struct {
 	// keys and entries are stored in addition and never used: keys of the first
 	// active app, and ledger entries of its account.
 	keys, entries int
+	caddy         string // the binary; empty is the one under test
 }
 
 // newGateway starts a gateway as planned and waits until it has sent a message.
 func (r *rig) newGateway(name string, p plan) (*gateway, error) {
 	g := &gateway{target: &target{name: name, path: messagePath, does: checks{true, true, true}, tenants: r.newTenants(p.apps)}}
 	g.target.gateway = g
-	g.seeded = p.entries / 2
+	g.seeded, g.caddy = p.entries/2, cmp.Or(p.caddy, r.caddy)
 	g.dir = filepath.Join(r.dir, fmt.Sprintf("gateway%d", g.tenants.group))
 	if err := os.Mkdir(g.dir, 0o700); err != nil {
 		return nil, err
@@ -116,7 +119,7 @@ func (r *rig) launch(g *gateway) (err error) {
 		return err
 	}
 	start := time.Now()
-	if g.process, err = r.start(g.name, caddyEnv(g.dir), r.caddy, "run", "--config", file, "--adapter", "caddyfile"); err != nil {
+	if g.process, err = r.start(g.name, caddyEnv(g.dir), g.caddy, "run", "--config", file, "--adapter", "caddyfile"); err != nil {
 		return err
 	}
 	err = r.await(g.process, func() error {

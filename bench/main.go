@@ -58,8 +58,9 @@ type settings struct {
 	connections int
 	// series are the names of those to run.
 	series []string
-	// caddy is the binary under test, dir where everything is kept while it runs.
-	caddy, dir string
+	// caddy is the binary under test, against another one that takes the place of the peers where there is one, and
+	// dir where everything is kept while it runs.
+	caddy, against, dir string
 	// apps, keys and ledger are the largest numbers of the scale series, redisApps
 	// that of its part on Redis.
 	apps, redisApps, keys, ledger int
@@ -93,6 +94,7 @@ func bench(ctx context.Context, args []string) error {
 	f.StringVar(&series, "series", strings.Join(seriesNames(), ","), "which `series` to run, separated by commas")
 	f.StringVar(&output, "o", "", "a `file` that gets the tables, too")
 	f.StringVar(&s.caddy, "caddy", "bin/caddy", "the Caddy under test")
+	f.StringVar(&s.against, "against", "", "another build of it, a `binary` that is measured in place of the peers")
 	f.StringVar(&s.dir, "dir", os.TempDir(), "where databases are kept meanwhile; the disk is part of what is measured")
 	f.IntVar(&s.apps, "apps", 100_000, "the most apps of the scale series")
 	f.IntVar(&s.redisApps, "redis-apps", 10_000, "the most apps of its part on Redis")

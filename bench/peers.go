@@ -104,15 +104,16 @@ func (r *rig) run(p *peer, env []string, program string, args ...string) (_ *tar
 	return p.target, p.rest()
 }
 
-func (r *rig) bareCaddy() (*target, error) {
-	p, err := r.newPeer("bare Caddy, `reverse_proxy`", checks{})
+// bareCaddy is a build of Caddy whose gateway has nothing to do.
+func (r *rig) bareCaddy(name, binary string) (*target, error) {
+	p, err := r.newPeer(name, checks{})
 	if err != nil {
 		return nil, err
 	}
 	if err := writePeer(p.file("Caddyfile"), "bare.Caddyfile", p); err != nil {
 		return nil, err
 	}
-	return r.run(p, caddyEnv(p.Dir), r.caddy, "run", "--config", p.file("Caddyfile"), "--adapter", "caddyfile")
+	return r.run(p, caddyEnv(p.Dir), binary, "run", "--config", p.file("Caddyfile"), "--adapter", "caddyfile")
 }
 
 func (r *rig) nginxNative() (*target, error) {

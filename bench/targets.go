@@ -7,7 +7,7 @@ import (
 
 // startTargets starts what the main table compares, and checks each.
 func (r *rig) startTargets() (err error) {
-	if r.bare, err = r.bareCaddy(); err != nil {
+	if r.bare, err = r.bareCaddy("bare Caddy, `reverse_proxy`", r.caddy); err != nil {
 		return err
 	}
 	embedded, err := r.newGateway("**gateway, embedded**", plan{apps: 1, limits: generous})
@@ -16,17 +16,7 @@ func (r *rig) startTargets() (err error) {
 	}
 	r.embedded = embedded.target
 	r.targets = []*target{r.bare, r.embedded}
-	for _, optional := range []struct {
-		name  string
-		needs error
-		start func() (*target, error)
-	}{
-		{"gateway on Redis", missing("redis-server"), r.gatewayOnRedis},
-		{"nginx", missing("nginx"), r.nginxNative},
-		{"nginx with Lua and Redis", firstError(missing("redis-server"), missing("nginx", nginxModules+"/ngx_http_lua_module.so")), r.nginxLua},
-		{"HAProxy", missing("haproxy"), r.haproxy},
-		{"Go reverse proxy", nil, r.reverseProxy},
-	} {
+	for _, optional := range append([]optionalTarget{{"gateway on Redis", missing("redis-server"), r.gatewayOnRedis}}, r.others()...) {
 		if optional.needs != nil {
 			r.note("Not measured: %s, because %v.", optional.name, optional.needs)
 			continue
@@ -38,6 +28,39 @@ func (r *rig) startTargets() (err error) {
 		r.targets = append(r.targets, t)
 	}
 	return r.checkTargets()
+}
+
+// optionalTarget is not measured where something is missing that it needs.
+type optionalTarget struct {
+	name  string
+	needs error
+	start func() (*target, error)
+}
+
+// others are what the gateway is measured beside: its peers, or another build of itself.
+func (r *rig) others() []optionalTarget {
+	if r.against == "" {
+		return []optionalTarget{
+			{"nginx", missing("nginx"), r.nginxNative},
+			{"nginx with Lua and Redis", firstError(missing("redis-server"), missing("nginx", nginxModules+"/ngx_http_lua_module.so")), r.nginxLua},
+			{"HAProxy", missing("haproxy"), r.haproxy},
+			{"Go reverse proxy", nil, r.reverseProxy},
+		}
+	}
+	return []optionalTarget{
+		{"other build, bare", nil, func() (*target, error) { return r.bareCaddy("other build, bare", r.against) }},
+		{"other build, embedded", nil, func() (*target, error) { return r.otherBuild("other build, embedded", false) }},
+		{"other build on Redis", missing("redis-server"), func() (*target, error) { return r.otherBuild("other build on Redis", true) }},
+	}
+}
+
+// otherBuild is a gateway of the other build.
+func (r *rig) otherBuild(name string, onRedis bool) (*target, error) {
+	g, err := r.newGateway(name, plan{apps: 1, limits: generous, onRedis: onRedis, caddy: r.against})
+	if err != nil {
+		return nil, err
+	}
+	return g.target, nil
 }
 
 func (r *rig) gatewayOnRedis() (*target, error) {

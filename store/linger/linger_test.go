@@ -1,6 +1,7 @@
 package linger_test
 
 import (
+	"slices"
 	"testing"
 	"testing/quick"
 	"time"
@@ -10,34 +11,25 @@ import (
 
 const least, most = time.Millisecond, 4 * time.Millisecond
 
-// after is what is left of a limit behind n waits, so many of every ten of which end well.
-func after(l *linger.Linger, n, well int) time.Duration {
+// limits are those behind each of n waits, so many of every ten of which end well.
+func limits(l linger.Linger, n, well int) (all []time.Duration) {
 	for i := range n {
 		l.Learn(i*7%10 < well) // evenly mixed
+		all = append(all, l.Limit())
 	}
-	return l.Limit()
+	return all
 }
 
 func TestItIsLongWhereThoseWaitedForCome(t *testing.T) {
+	for well, want := range map[int]time.Duration{10: most, 8: most, 5: least, 0: least} {
+		all := limits(linger.New(least, most), 500, well)
+		if last := all[len(all)-10:]; !slices.Contains(last, want) {
+			t.Errorf("where %d of ten waits end well, the last limits are %v, and never %v", well, last, want)
+		}
+	}
 	l := linger.New(least, most)
-	for _, step := range []struct {
-		waits, well int
-		want        time.Duration
-	}{{0, 0, least}, {30, 10, most}, {30, 0, least}, {500, 9, most}, {500, 5, least}} {
-		got := after(&l, step.waits, step.well)
-		if step.well == 9 {
-			l.Learn(true) // the last one may have ended badly
-			l.Learn(true)
-			got = l.Limit()
-		}
-		if step.well == 5 {
-			l.Learn(false)
-			l.Learn(false)
-			got = l.Limit()
-		}
-		if got != step.want {
-			t.Errorf("after %d waits of which %d of ten ended well: %v, want %v", step.waits, step.well, got, step.want)
-		}
+	if l.Limit() != least {
+		t.Errorf("who has learnt nothing waits for %v", l.Limit())
 	}
 }
 
@@ -59,8 +51,7 @@ func TestItStaysWithinItsBounds(t *testing.T) {
 }
 
 func TestTheZeroValueNeverWaits(t *testing.T) {
-	var l linger.Linger
-	if after(&l, 100, 8) != 0 {
-		t.Errorf("it waits for %v", l.Limit())
+	if all := limits(linger.Linger{}, 100, 8); slices.Max(all) != 0 {
+		t.Errorf("it waits for %v", all)
 	}
 }
