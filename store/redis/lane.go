@@ -56,8 +56,10 @@ type lane struct {
 	// waiting are the jobs that are not sent yet, and urgent how many of them are not patient.
 	waiting []*job
 	urgent  int
-	// resting is the job that is to lead when others have come; see minApart. began is when the last convoy was sent.
+	// resting is the job that is to lead when others have come, or at a time: see minApart. began is when the last
+	// convoy was sent.
 	resting *job
+	until   time.Time
 	began   time.Time
 	// expected is how many jobs that are not patient are likely to wait soon: whoever was answered last may well be back
 	// soon, and is waited for with those who were there already.
@@ -129,8 +131,8 @@ func (l *lane) appoint(j *job) {
 		j.tell()
 		return
 	}
-	l.resting = j
-	rest := l.apart.Limit() - time.Since(l.began)
+	l.resting, l.until = j, l.began.Add(l.apart.Limit())
+	rest := time.Until(l.until)
 	if crowded := l.crowded(); crowded || rest <= 0 {
 		l.wake(crowded)
 		return
@@ -138,7 +140,7 @@ func (l *lane) appoint(j *job) {
 	time.AfterFunc(rest, func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		if l.resting == j {
+		if !time.Now().Before(l.until) { // else another one rests by now, be it the same job
 			l.wake(false)
 		}
 	})

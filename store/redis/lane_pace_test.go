@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
@@ -107,6 +108,32 @@ func TestADistanceIsOverSoon(t *testing.T) {
 		t.Errorf("the next convoy began within %v", took)
 	}
 	b.hold(s) // the last one was no crowd
+}
+
+// Jobs are used again: the time of one that rested before is not that of the next.
+func TestNobodyIsWokenByTheLastOnesTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &lane{pace: pace{apart: linger.New(maxApart, maxApart)}, expected: crowd}
+		j := newJob()
+		rest := func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.began = time.Now()
+			l.appoint(j)
+		}
+		rest()
+		time.Sleep(maxApart / 2)
+		l.mu.Lock()
+		l.wake(true)
+		l.mu.Unlock()
+		<-j.turn
+		rest()
+		began := time.Now()
+		<-j.turn
+		if rested := time.Since(began); rested != maxApart {
+			t.Errorf("it rested for %v", rested)
+		}
+	})
 }
 
 func TestWhoRestsCanBeGivenUp(t *testing.T) {
