@@ -65,8 +65,10 @@ func (r *rig) mainSeries() error {
 	}
 	r.print("Sends, 300 bytes, Meta answers at once", t)
 	r.mainBars(bare)
-	r.note("Of the others only nginx with Lua and Redis knows a minute's limit and a balance: its windows begin with their first request, and the fee is taken " +
-		"before the message is sent and never given back. None of them has a ledger. Bare Caddy checks no key.")
+	if r.against == "" {
+		r.note("Of the others only nginx with Lua and Redis knows a minute's limit and a balance: its windows begin with their first request, and the fee is taken " +
+			"before the message is sent and never given back. None of them has a ledger. Bare Caddy checks no key.")
+	}
 	r.note("Allocations a send are counted by `go test -run - -bench Send -benchmem .`")
 	return nil
 }

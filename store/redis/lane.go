@@ -127,14 +127,15 @@ func (l *lane) run(ctx context.Context, j *job) answer {
 func (l *lane) appoint(j *job) {
 	l.leaders++
 	j.leads = true
-	if l.expected < crowd {
+	l.until = l.began.Add(l.apart.Limit())
+	rest, crowded := time.Until(l.until), l.crowded()
+	if l.expected < crowd || rest <= 0 && !crowded { // a convoy that took as long itself teaches nothing
 		j.tell()
 		return
 	}
-	l.resting, l.until = j, l.began.Add(l.apart.Limit())
-	rest := time.Until(l.until)
-	if crowded := l.crowded(); crowded || rest <= 0 {
-		l.wake(crowded)
+	l.resting = j
+	if crowded {
+		l.wake(true)
 		return
 	}
 	time.AfterFunc(rest, func() {
@@ -192,8 +193,9 @@ func (l *lane) overtake(j *job) (wait time.Duration, queued bool) {
 		l.urgent++
 	}
 	switch {
-	case l.resting != nil:
-		l.wake(false)
+	case l.resting != nil && l.crowded():
+		l.wake(true)
+	case l.resting != nil: // it goes along when that is over
 	case patient && l.leaders > 0 || slices.ContainsFunc(l.waiting, func(j *job) bool { return j.leads }):
 	default:
 		l.appointNext()

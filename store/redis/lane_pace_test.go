@@ -110,6 +110,21 @@ func TestADistanceIsOverSoon(t *testing.T) {
 	b.hold(s) // the last one was no crowd
 }
 
+// A job that is patient no more waits until the rest of the one that is to lead is over, unless it is the last one missing.
+func TestWhoLosesPatienceEndsNoRest(t *testing.T) {
+	t.Parallel()
+	for waiting, rests := range map[int]bool{crowd - 2: true, crowd - 1: false} {
+		leader, patient := newJob(), newJob()
+		patient.patient, patient.queued = true, true
+		l := &lane{pace: pace{apart: linger.New(time.Hour, time.Hour)}, expected: crowd, urgent: waiting, began: time.Now()}
+		l.appoint(leader)
+		l.overtake(patient)
+		if l.rests() != rests || patient.leads {
+			t.Errorf("with %d others: the leader rests: %v; the job leads: %v", waiting, !rests, patient.leads)
+		}
+	}
+}
+
 // Jobs are used again: the time of one that rested before is not that of the next.
 func TestNobodyIsWokenByTheLastOnesTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

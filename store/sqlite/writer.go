@@ -23,9 +23,8 @@ const (
 	// sweepInterval is how often memory and disk are freed of what is past.
 	sweepInterval = 15 * time.Second
 	// minCommitInterval and maxCommitInterval bound how long after the beginning of one commit the next begins at the
-	// latest, where one of the last two was of busyGroup operations that somebody waited for, or of more: it begins when
-	// as many are waited for as in the larger of them, or enough. Making it durable costs as much for one as for all of
-	// them. What comes alone waits for nothing.
+	// latest, where somebody is expected to wait for busyGroup operations and more: it begins when they are there, or
+	// enough. Making it durable costs as much for one as for all of them. What comes alone waits for nothing.
 	minCommitInterval = time.Millisecond
 	maxCommitInterval = 4 * time.Millisecond
 	busyGroup         = 4
@@ -207,8 +206,12 @@ func (w *writer) run() {
 // pace waits for the time of the next commit: where nobody waits for the operations that there
 // are, for one that somebody waits for, and then, while many come at a time, for more of them.
 func (w *writer) pace() {
-	if w.delay(unawaitedInterval, w.queue.urgent) && w.queue.expected >= busyGroup {
-		w.linger.Learn(w.delay(w.linger.Limit()-time.Since(w.committedAt), w.queue.crowded))
+	if !w.delay(unawaitedInterval, w.queue.urgent) || w.queue.expected < busyGroup {
+		return
+	}
+	left := w.linger.Limit() - time.Since(w.committedAt)
+	if came := w.delay(left, w.queue.crowded); came || left > 0 { // a commit that took as long itself teaches nothing
+		w.linger.Learn(came)
 	}
 }
 
