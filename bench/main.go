@@ -1,6 +1,7 @@
 // Command bench measures the gateway beside what a user would run instead of it:
 // bare Caddy, nginx, HAProxy, and a reverse proxy written in Go. All are real
-// processes on 127.0.0.1, in front of a stub of Meta, under the same load.
+// processes on 127.0.0.1, in front of a stub of Meta, under the same load. Another build
+// of the gateway can take their place.
 //
 // Times depend on the machine and on what else it does; ratios within one round
 // do much less, so those are what is compared. CPU is the process's own, from

@@ -10,11 +10,9 @@ func (r *rig) startTargets() (err error) {
 	if r.bare, err = r.bareCaddy("bare Caddy, `reverse_proxy`", r.caddy); err != nil {
 		return err
 	}
-	embedded, err := r.newGateway("**gateway, embedded**", plan{apps: 1, limits: generous})
-	if err != nil {
+	if r.embedded, err = r.gateway("**gateway, embedded**", r.caddy, false); err != nil {
 		return err
 	}
-	r.embedded = embedded.target
 	r.targets = []*target{r.bare, r.embedded}
 	for _, optional := range append([]optionalTarget{{"gateway on Redis", missing("redis-server"), r.gatewayOnRedis}}, r.others()...) {
 		if optional.needs != nil {
@@ -49,27 +47,23 @@ func (r *rig) others() []optionalTarget {
 	}
 	return []optionalTarget{
 		{"other build, bare", nil, func() (*target, error) { return r.bareCaddy("other build, bare", r.against) }},
-		{"other build, embedded", nil, func() (*target, error) { return r.otherBuild("other build, embedded", false) }},
-		{"other build on Redis", missing("redis-server"), func() (*target, error) { return r.otherBuild("other build on Redis", true) }},
+		{"other build, embedded", nil, func() (*target, error) { return r.gateway("other build, embedded", r.against, false) }},
+		{"other build on Redis", missing("redis-server"), func() (*target, error) { return r.gateway("other build on Redis", r.against, true) }},
 	}
 }
 
-// otherBuild is a gateway of the other build.
-func (r *rig) otherBuild(name string, onRedis bool) (*target, error) {
-	g, err := r.newGateway(name, plan{apps: 1, limits: generous, onRedis: onRedis, caddy: r.against})
+// gateway starts one of this binary, with one app that hardly has limits.
+func (r *rig) gateway(name, binary string, onRedis bool) (*target, error) {
+	g, err := r.newGateway(name, plan{apps: 1, limits: generous, onRedis: onRedis, caddy: binary})
 	if err != nil {
 		return nil, err
 	}
 	return g.target, nil
 }
 
-func (r *rig) gatewayOnRedis() (*target, error) {
-	g, err := r.newGateway("**gateway on Redis**", plan{apps: 1, limits: generous, onRedis: true})
-	if err != nil {
-		return nil, err
-	}
-	r.shared = g.target
-	return g.target, nil
+func (r *rig) gatewayOnRedis() (t *target, err error) {
+	r.shared, err = r.gateway("**gateway on Redis**", r.caddy, true)
+	return r.shared, err
 }
 
 func firstError(errs ...error) error {

@@ -22,6 +22,10 @@ func onFailing(server *redistest.Server) *common {
 	return c
 }
 
+// tellNobody is a line of Redis's configuration: nobody may subscribe. Its gateways forget no
+// key because of what they are told, which may come late.
+const tellNobody = "user default on nopass ~* resetchannels +@all"
+
 // redisFault is a way in which Redis fails a gateway that runs.
 type redisFault struct {
 	name string

@@ -18,8 +18,9 @@ type revocation struct {
 	name string
 	// keyCache is how long they do.
 	keyCache time.Duration
-	// server are lines of Redis's configuration.
+	// server are lines of Redis's configuration, url what it is reached at.
 	server []string
+	url    func(*redistest.Server) string
 	// core makes the key one of the Core Service's.
 	core bool
 	// revoke revokes it.
@@ -36,10 +37,6 @@ type revoking struct {
 	who      tenant
 }
 
-// tellNobody is a line of Redis's configuration: nobody may subscribe. Its gateways forget no
-// key because of what they are told, which may come late.
-const tellNobody = "user default on nopass ~* resetchannels +@all"
-
 // byCommand revokes the key with the command line.
 func byCommand(t *testing.T, r *revoking) { r.gateways[0].run(t, "key", "revoke", r.who.keyID) }
 
@@ -54,7 +51,8 @@ var revocations = []revocation{
 	{name: "by command", keyCache: time.Hour, revoke: byCommand},
 	{
 		name: "by command, on a server that lets nobody subscribe", keyCache: 4 * time.Second, revoke: byCommand, deaf: true,
-		server: []string{tellNobody},
+		server: []string{"user gateway on >password ~* resetchannels +@all"},
+		url:    func(s *redistest.Server) string { return "redis://gateway:password@" + s.Addr() },
 	},
 	{name: "at the Core Service", keyCache: 4 * time.Second, core: true, revoke: atCore},
 	{
@@ -97,6 +95,9 @@ func (c revocation) start(t *testing.T) *revoking {
 	t.Helper()
 	r := &revoking{server: redistest.Start(t, c.server...)}
 	r.common = onRedis(r.server)
+	if c.url != nil {
+		r.urls = []string{c.url(r.server)}
+	}
 	if c.core {
 		r.startCore(t)
 	}

@@ -127,24 +127,28 @@ func (l *lane) run(ctx context.Context, j *job) answer {
 func (l *lane) appoint(j *job) {
 	l.leaders++
 	j.leads = true
-	l.until = l.began.Add(l.apart.Limit())
-	rest, crowded := time.Until(l.until), l.crowded()
-	if l.expected < crowd || rest <= 0 && !crowded { // a convoy that took as long itself teaches nothing
+	if l.expected < crowd {
 		j.tell()
 		return
 	}
-	l.resting = j
-	if crowded {
-		l.wake(true)
-		return
+	until := l.began.Add(l.apart.Limit())
+	rest := time.Until(until)
+	switch {
+	case l.crowded():
+		l.apart.Learn(true)
+		j.tell()
+	case rest <= 0: // a convoy that took as long itself teaches nothing
+		j.tell()
+	default:
+		l.resting, l.until = j, until
+		time.AfterFunc(rest, func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if !time.Now().Before(l.until) { // else another one rests by now, be it the same job
+				l.wake(false)
+			}
+		})
 	}
-	time.AfterFunc(rest, func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if !time.Now().Before(l.until) { // else another one rests by now, be it the same job
-			l.wake(false)
-		}
-	})
 }
 
 // wake has the job lead that rests, if there is one. came tells whether as many have come as it waits for.
@@ -193,9 +197,10 @@ func (l *lane) overtake(j *job) (wait time.Duration, queued bool) {
 		l.urgent++
 	}
 	switch {
-	case l.resting != nil && l.crowded():
-		l.wake(true)
 	case l.resting != nil: // it goes along when that is over
+		if l.crowded() {
+			l.wake(true)
+		}
 	case patient && l.leaders > 0 || slices.ContainsFunc(l.waiting, func(j *job) bool { return j.leads }):
 	default:
 		l.appointNext()

@@ -10,7 +10,7 @@ import (
 	"github.com/connexease/caddy-whatsapp-gateway/store/linger"
 )
 
-func TestACommitWaitsForAsManyAsLately(t *testing.T) {
+func TestACommitWaitsForThoseExpected(t *testing.T) {
 	const passed = 50 * time.Microsecond // since the last commit was begun
 	for name, test := range map[string]struct {
 		last, meanwhile    int // operations of the last group that somebody waited for, and that came before its end
