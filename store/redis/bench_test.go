@@ -53,40 +53,45 @@ func ownTime(b *testing.B) time.Duration {
 // that of this process.
 func BenchmarkSend(b *testing.B) {
 	for _, row := range []benchmarked{
-		{"always", 16, 1, roomy},
-		{"always", 1, 1, roomy},
-		{"everysec", 64, 1, roomy},
-		{"everysec", 16, 1, roomy},
-		{"everysec", 4, 1, roomy},
-		{"everysec", 1, 1, roomy},
-		{"everysec", 16, 1000, roomy},
-		{"everysec", 16, 1000, tenant.RateLimit{PerSecond: 80, PerMinute: 4800}},
+		{"always", 16, 1, 1, roomy},
+		{"always", 1, 1, 1, roomy},
+		{"everysec", 64, 1, 1, roomy},
+		{"everysec", 16, 1, 1, roomy},
+		{"everysec", 4, 1, 1, roomy},
+		{"everysec", 1, 1, 1, roomy},
+		{"everysec", 16, 1, 1000, roomy},
+		{"everysec", 16, 1, 1000, tenant.RateLimit{PerSecond: 80, PerMinute: 4800}},
+		{"everysec", 16, 1000, 1, roomy},
 	} {
-		name := fmt.Sprintf("fsync=%s/senders=%d/apps=%d/limit=%d", row.fsync, row.senders, row.apps, row.limits.PerSecond)
+		name := fmt.Sprintf("fsync=%s/senders=%d/accounts=%d/apps=%d/limit=%d", row.fsync, row.senders, row.accounts, row.apps, row.limits.PerSecond)
 		b.Run(name, row.run)
 	}
 }
 
 // benchmarked is how a benchmark sends.
 type benchmarked struct {
-	fsync         string // appendfsync
-	senders, apps int
-	limits        tenant.RateLimit
+	fsync   string // appendfsync
+	senders int
+	// accounts, with so many apps each
+	accounts, apps int
+	limits         tenant.RateLimit
 }
 
 func (k benchmarked) run(b *testing.B) {
 	server := redistest.Start(b, "appendfsync "+k.fsync)
 	bs := newBooks(b, testOptions(b, "single", "", server.URL()))
-	_, err := bs.Credit(b.Context(), bs.account, pricing.Micros(b.N+k.apps)*testFee, "benchmark")
-	noError(b, err)
-	apps := make(chan tenant.AppID, k.apps)
-	for range k.apps {
-		apps <- tenant.AppID(tenant.NewID("app"))
+	apps := make(chan *books, k.accounts*k.apps)
+	for range k.accounts {
+		payer := openBooks(b, bs.Store, tenant.AccountID(tenant.NewID("acct")), pricing.Micros(b.N+k.apps)*testFee)
+		for range k.apps {
+			apps <- &books{bs.Store, b, payer.account, tenant.AppID(tenant.NewID("app"))}
+		}
 	}
 	send := func() {
-		a := bs.admission()
-		a.App, a.Limits = <-apps, k.limits
-		apps <- a.App
+		next := <-apps
+		apps <- next
+		a := next.admission()
+		a.Limits = k.limits
 		if d, err := bs.Admit(b.Context(), a); err != nil || d.Verdict != store.Admitted {
 			b.Errorf("%+v, %v", d, err)
 		}
@@ -94,7 +99,7 @@ func (k benchmarked) run(b *testing.B) {
 			b.Error(err)
 		}
 	}
-	for range k.apps {
+	for range k.accounts * k.apps {
 		send() // what is looked up once is looked up
 	}
 	serverBefore, ownBefore := serverTime(b, server), ownTime(b)

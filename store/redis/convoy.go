@@ -11,17 +11,21 @@ import (
 // convoy is jobs that are sent together. It has until the latest of their deadlines; each of
 // those who wait leaves at its own.
 type convoy struct {
-	jobs     []*job
-	urgent   int // how many of them were not patient
-	deadline time.Time
-	groups   []group
-	commands []goredis.Cmder
+	jobs   []*job
+	urgent int // how many of them were not patient
+	// scattered: a run may be of several places. crossSlot: the server refused that, which is one of a Cluster after all.
+	scattered, crossSlot bool
+	deadline             time.Time
+	groups               []group
+	commands             []goredis.Cmder
 }
 
-// group is those jobs of a convoy that are one run of a script, in the same place. What
+// group is those jobs of a convoy that are one run of a script, in the same place or, where there is no Cluster, in several. What
 // it reads and writes for all of them, it reads and writes once.
 type group struct {
 	jobs []*job
+	// scattered: they are of several places.
+	scattered bool
 	// args and command are those of several jobs. One alone has its own.
 	args    []any
 	command *goredis.StringSliceCmd
@@ -34,10 +38,11 @@ func (b *convoy) release() {
 		g := &b.groups[i]
 		clear(g.jobs)
 		clear(g.args)
-		g.jobs, g.args, g.command = g.jobs[:0], g.args[:0], nil
+		g.jobs, g.args, g.command, g.scattered = g.jobs[:0], g.args[:0], nil, false
 	}
 	clear(b.jobs)
 	clear(b.commands)
+	b.crossSlot = false
 	b.jobs, b.groups, b.commands = b.jobs[:0], b.groups[:0], b.commands[:0]
 	convoys.Put(b)
 }
@@ -46,10 +51,15 @@ func (b *convoy) release() {
 func (b *convoy) join(j *job) {
 	j.written = false
 	for i := range b.groups {
-		if g := &b.groups[i]; g.jobs[0].joins(j) {
-			g.jobs = append(g.jobs, j)
-			return
+		g := &b.groups[i]
+		first := g.jobs[0]
+		elsewhere := first.args[argBase] != j.args[argBase]
+		if elsewhere && !b.scattered || first.args[argNow] != j.args[argNow] {
+			continue
 		}
+		g.jobs = append(g.jobs, j)
+		g.scattered = g.scattered || elsewhere
+		return
 	}
 	if n := len(b.groups); n < cap(b.groups) {
 		b.groups = b.groups[:n+1] // with what it was made of before
@@ -60,18 +70,20 @@ func (b *convoy) join(j *job) {
 	g.jobs = append(g.jobs, j)
 }
 
-// joins tells whether two jobs can be one run of a script: what admits, settles, too.
-func (j *job) joins(other *job) bool {
-	return j.args[argBase] == other.args[argBase] && j.args[argNow] == other.args[argNow]
-}
-
-// asCommand is what a group is sent as.
+// asCommand is what a group is sent as. Behind the keys that every script declares it has the bases of all jobs, where they differ.
 func (g *group) asCommand() goredis.Cmder {
 	first := g.jobs[0]
 	if len(g.jobs) == 1 {
 		return first.command
 	}
-	g.args = append(g.args, first.args[:argPayload]...)
+	g.args = append(g.args, first.args[:argNow]...)
+	if g.scattered {
+		for _, j := range g.jobs {
+			g.args = append(g.args, j.args[argBase])
+		}
+		g.args[argKeys] = len(g.args) - argBase
+	}
+	g.args = append(g.args, first.args[argNow])
 	for _, j := range g.jobs {
 		g.args = append(g.args, j)
 		if j.script == admitScript {
@@ -84,7 +96,7 @@ func (g *group) asCommand() goredis.Cmder {
 
 // share gives each job of a group that was sent its answer, and tells of each whether
 // it is to be sent again by itself.
-func (g *group) share(again func(*job)) {
+func (b *convoy) share(g *group, again func(*job)) {
 	if len(g.jobs) == 1 {
 		j := g.jobs[0]
 		if j.err = j.command.Err(); noScript(j.err) {
@@ -96,12 +108,14 @@ func (g *group) share(again func(*job)) {
 	if err == nil && len(replies) != len(g.jobs) {
 		err = unexpected(replies)
 	}
+	crossSlot := g.scattered && goredis.HasErrorPrefix(err, "CROSSSLOT")
+	b.crossSlot = b.crossSlot || crossSlot
 	for i, j := range g.jobs {
 		if j.err = err; err == nil {
 			j.command.SetVal(replies[i])
 		}
 		// A full memory refuses what admits, and whatever came with it.
-		if noScript(err) || err == nil && replies[i] == "" || j.script == settleScript && hasCode(err, noRoom) {
+		if crossSlot || noScript(err) || err == nil && replies[i] == "" || j.script == settleScript && hasCode(err, noRoom) {
 			again(j)
 		}
 	}
@@ -130,7 +144,7 @@ func (b *convoy) send() {
 	execute(ctx, known)
 	var alone goredis.Pipeliner
 	for i := range b.groups {
-		b.groups[i].share(func(j *job) {
+		b.share(&b.groups[i], func(j *job) {
 			if alone == nil {
 				alone = node.Pipeline()
 			}

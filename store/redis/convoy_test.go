@@ -45,20 +45,34 @@ func succeeds(t testing.TB, err error) {
 // becomes of the others.
 func TestRequestsOfOneRunDoNotHinderOneAnother(t *testing.T) {
 	t.Parallel()
+	for name, inOnePlace := range map[string]bool{"in one place": true, "in several": false} {
+		for key, spoiltKey := range map[string]func(*Store, tenant.AccountID) string{
+			"wallet": (*Store).wallet,                                                                                    // which is read
+			"ledger": func(s *Store, id tenant.AccountID) string { return s.base(placeOf(id)) + "ledger:" + string(id) }, // which is written behind others
+		} {
+			t.Run(name+", a spoilt "+key, func(t *testing.T) {
+				t.Parallel()
+				hinderNot(t, inOnePlace, spoiltKey)
+			})
+		}
+	}
+}
+
+func hinderNot(t *testing.T, inOnePlace bool, spoiltKey func(*Store, tenant.AccountID) string) {
 	b, s, w := onLane(t, patience, time.Hour)
 	const each = 3 // of each account, in turn
-	rich := b.neighbour(true, 9_000_000_000_000_000_001)
-	poor := b.neighbour(true, 1)
-	spoilt := b.neighbour(true, testFee)
-	limited := b.neighbour(true, 100*testFee)
+	rich := b.neighbour(inOnePlace, 9_000_000_000_000_000_001)
+	poor := b.neighbour(inOnePlace, 1)
+	spoilt := b.neighbour(inOnePlace, testFee)
+	limited := b.neighbour(inOnePlace, 100*testFee)
 	all := []*books{b, rich, poor, spoilt, limited}
 	for _, other := range all {
 		_, err := s.home(t.Context(), other.admission()) // looked up once
 		noError(t, err)
 	}
-	wallet := s.wallet(spoilt.account)
-	noError(t, s.client.Rename(t.Context(), wallet, wallet+" aside").Err())
-	noError(t, s.client.Set(t.Context(), wallet, "spoilt", 0).Err())
+	key := spoiltKey(s, spoilt.account)
+	noError(t, s.client.Rename(t.Context(), key, key+" aside").Err())
+	noError(t, s.client.Set(t.Context(), key, "spoilt", 0).Err())
 
 	var mu sync.Mutex
 	verdicts := make(map[*books]map[store.Verdict]int)
@@ -99,7 +113,7 @@ func TestRequestsOfOneRunDoNotHinderOneAnother(t *testing.T) {
 	if verdicts[limited][store.Admitted] != each-1 || verdicts[limited][store.OverMinute] != 1 {
 		t.Errorf("who may send %d has the verdicts %v", each-1, verdicts[limited])
 	}
-	noError(t, s.client.Rename(t.Context(), wallet+" aside", wallet).Err())
+	noError(t, s.client.Rename(t.Context(), key+" aside", key).Err())
 	s.nothingLeft(t)
 
 	b.together(s, w, b.settling(t, s, held))

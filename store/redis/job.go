@@ -42,6 +42,7 @@ type job struct {
 // What is where in a job's args.
 const (
 	argSHA     = 1
+	argKeys    = 2
 	argBase    = 3
 	argNoKey   = 4
 	argNow     = 5
@@ -51,7 +52,7 @@ const (
 
 var jobs = sync.Pool{New: func() any {
 	j := newJob()
-	j.args = [argsOfJob]any{0: "evalsha", 2: "2", argPayload: j}
+	j.args = [argsOfJob]any{0: "evalsha", argKeys: "2", argPayload: j}
 	j.command = goredis.NewStringCmd(context.Background(), j.args[:]...)
 	return j
 }}

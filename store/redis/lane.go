@@ -68,6 +68,8 @@ type lane struct {
 	lag time.Duration
 	// leaders is how many jobs send, or have been told to.
 	leaders int
+	// scattered: a run of a script may be of several places, because no Cluster keeps them apart.
+	scattered bool
 	// relieved are the convoys that are sent by a goroutine of their own; see lead.
 	relieved sync.WaitGroup
 }
@@ -274,6 +276,7 @@ func (l *lane) lead(j *job) (done bool) {
 func (l *lane) arrived(leader *job, b *convoy, knows *job) {
 	l.mu.Lock()
 	l.expected = b.urgent + l.urgent
+	l.scattered = l.scattered && !b.crossSlot
 	l.resign(leader)
 	l.mu.Unlock()
 	for _, j := range b.jobs {
@@ -288,7 +291,7 @@ func (l *lane) arrived(leader *job, b *convoy, knows *job) {
 // nobody else has been told to send.
 func (l *lane) take(leader *job) *convoy {
 	b := convoys.Get().(*convoy)
-	b.deadline = leader.deadline
+	b.deadline, b.scattered = leader.deadline, l.scattered
 	urgent := l.urgent
 	kept := l.waiting[:0]
 	b.jobs = append(b.jobs, leader)

@@ -18,7 +18,11 @@ import (
 // says, and an account for which everything is known that is looked up once.
 func onLane(t *testing.T, timeout, queued time.Duration) (*books, *Store, *wire) {
 	t.Helper()
-	server := redistest.Start(t, "appendfsync no")
+	return onLaneOf(t, redistest.Start(t, "appendfsync no"), timeout, queued)
+}
+
+func onLaneOf(t *testing.T, server *redistest.Server, timeout, queued time.Duration) (*books, *Store, *wire) {
+	t.Helper()
 	o := testOptions(t, "single", "", server.URL())
 	b := newBooks(t, o)
 	w := new(wire)

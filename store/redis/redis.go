@@ -178,6 +178,8 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		client: connect(o), prefix: o.KeyPrefix, declared: declare(o.KeyPrefix), timeout: o.Timeout, clock: o.Clock, describe: o.Describe, serving: o.Serving, id: rand.Text(),
 		homes: newHomes(), forsake: newForsaken(), fullWindows: fullWindows{most: maxFull}, lanes: newLanes(linger.New(minApart, maxApart)), readLanes: newLanes(linger.Linger{}),
 	}
+	_, cluster := s.client.(*goredis.ClusterClient)
+	s.lanes.scattered = !cluster
 	for p, keys := range s.declared {
 		s.boxed[p] = [2]any{keys[0], keys[1]}
 	}

@@ -67,6 +67,7 @@ func moved(err error) bool {
 type lanes struct {
 	byAddress sync.Map
 	pace
+	scattered bool // as in each lane
 }
 
 func newLanes(apart linger.Linger) lanes { return lanes{pace: pace{maxQueued, maxAlone, apart}} }
@@ -75,7 +76,7 @@ func (l *lanes) to(node *goredis.Client) *lane {
 	address := node.Options().Addr
 	known, ok := l.byAddress.Load(address)
 	if !ok {
-		known, _ = l.byAddress.LoadOrStore(address, &lane{pace: l.pace})
+		known, _ = l.byAddress.LoadOrStore(address, &lane{pace: l.pace, scattered: l.scattered})
 	}
 	return known.(*lane)
 }

@@ -7,6 +7,8 @@
 -- Next to the calls it is strings that cost, for each byte of them is hashed, then tables that grow, and functions, which are
 -- made anew in every run. So what many requests have in common is made once, and this is one long function.
 --
+-- Where the requests are of several places, which no Cluster allows, the base of each is among the keys, behind the first two.
+--
 -- A request is its kind, hold and message, these two as they stand in the ledger. Behind them one that admits has
 -- whether windows and money are asked for, the limits, and the RECORD of what it costs; one that captures has the RECORD of a hold that
 -- is to be made anew, or nothing.
@@ -20,30 +22,30 @@ local OLD = 30 * 24 * 3600 * 1e6
 
 -- undo takes back what was written before a write failed.
 local function undo(settled, purses)
-	for _, command in pairs(settled) do
+	for _, command in ipairs(settled) do
 		for i = 3, #command, 2 do
 			redis.pcall('HDEL', command[2], command[i]) -- it may not have come to it
 		end
 	end
 	for account, p in pairs(purses) do
 		if p and p.entry then
-			redis.call('XDEL', base .. 'ledger:' .. account, p.entry)
+			redis.call('XDEL', p.base .. 'ledger:' .. account, p.entry)
 		end
 		if p and p.added then
-			redis.call('SREM', base .. 'unreported', account)
+			redis.call('SREM', p.base .. 'unreported', account)
 		end
 	end
 end
 
 -- read_purse returns an account's money, or false where there is no such account. The parts of the ledger's entry come to be in it.
-local function read_purse(account)
+local function read_purse(base, account)
 	local money = redis.call('HGET', base .. 'wallet:' .. account, 'money')
 	if not money then
 		return false
 	end
 	local available, held, captured, seq = string.match(money, MONEY)
 	return {
-		available = tonumber(available), held = tonumber(held), captured = tonumber(captured), seq = tonumber(seq),
+		base = base, available = tonumber(available), held = tonumber(held), captured = tonumber(captured), seq = tonumber(seq),
 		exact = #available < DIGITS and #held < DIGITS and #captured < DIGITS, before = available,
 		entries = 0, parts = {}, captures = false, added = false, entry = false,
 	}
@@ -52,38 +54,49 @@ end
 -- send answers the requests, each by a text; nothing at all where it has failed.
 local function send()
 	local call, sub, format, packed, unpacked, argv = redis.call, string.sub, string.format, struct.pack, struct.unpack, ARGV
-	local requests, replies = {}, {}
+	local requests, replies, keys = {}, {}, KEYS
 
 	-- What is read: the holds that are open, and of the hashes that many share a first field and that of each request.
-	-- Such a hash is also the command that asks for them.
-	local opens, hashes, settled_in, messages_in, seen = { 'HMGET', base .. 'open', '' }, {}, {}, {}, {}
+	-- Such a hash is also the command that asks for them. here is all that is read and written in one place.
+	local places, heres, hashes, seen, here = {}, {}, {}, {}, false
 	for i = 1, #argv - 1 do
 		local kind, id, message, rest = unpacked(REQUEST, argv[i + 1])
-		local hash, at, field = false, 0, id
-		opens[i + 3] = id
+		local base, hash, at, field = keys[i + 2] or keys[1], false, 0, id
+		if not here or here.base ~= base then
+			here = heres[base]
+			if not here then
+				here = {
+					base = base, opens = { 'HMGET', base .. 'open', '' }, asked = 3, open = false, early = false, settled_in = {}, messages_in = {},
+					opened = { 'HSET', base .. 'open' }, opened_to = 2, closed = { 'HDEL', base .. 'open' }, closed_to = 2, settled = {},
+				}
+				heres[base], places[#places + 1] = here, here
+			end
+		end
+		local asked = here.asked + 1
+		here.asked, here.opens[asked] = asked, id
 		if id ~= '' and seen[id] or message ~= '' and seen[message] then
 			kind = false -- it comes again alone
 		elseif id ~= '' then
 			local hours = sub(id, 6, 10)
 			seen[id] = true
 			if kind <= HOLD then
-				hash = settled_in[hours]
+				hash = here.settled_in[hours]
 				if not hash then
 					hash = { 'HMGET', base .. 'settled:' .. hours, '', asked = 3, found = false, put = false, puts = 0 }
-					settled_in[hours], hashes[#hashes + 1] = hash, hash
+					here.settled_in[hours], hashes[#hashes + 1] = hash, hash
 				end
 			elseif message ~= '' then
 				seen[message], field = true, message
-				hash = messages_in[hours]
+				hash = here.messages_in[hours]
 				if not hash then
 					local period = tonumber(sub(id, 6, 9), 32) or 0
 					local key = base .. 'messages:' .. (period <= newest_period + 1 and period > newest_period - PERIODS and period or '')
-					hash = messages_in[key]
+					hash = here.messages_in[key]
 					if not hash then
 						hash = { 'HMGET', key, '', asked = 3, found = false, put = { 'HSET', key }, puts = 2 }
-						messages_in[key], hashes[#hashes + 1] = hash, hash
+						here.messages_in[key], hashes[#hashes + 1] = hash, hash
 					end
-					messages_in[hours] = hash
+					here.messages_in[hours] = hash
 				end
 			end
 			if hash then
@@ -92,30 +105,33 @@ local function send()
 				hash[at + 2] = field
 			end
 		end
-		requests[i] = { kind, id, message, rest, hash, at }
+		requests[i] = { kind, id, message, rest, hash, at, asked - 2, here }
 	end
-	local open = next(seen) and call(unpack(opens)) or {}
+	for i = 1, #places do
+		here = places[i]
+		local open = next(seen) and call(unpack(here.opens)) or {}
+		here.open = open
+		-- The field without a name among the open holds is until when there may be early fees.
+		if open[1] and tonumber(open[1]) > real then
+			local earlies = { 'EXISTS' }
+			for _, q in ipairs(requests) do
+				earlies[#earlies + 1] = q[8] == here and q[3] ~= '' and here.base .. 'early:' .. q[3] or nil
+			end
+			here.early = earlies[2] and call(unpack(earlies)) > 0
+		end
+	end
 	for i = 1, #hashes do
 		hashes[i].found = call(unpack(hashes[i]))
-	end
-	-- The field without a name among the open holds is until when there may be early fees.
-	local early = open[1] and tonumber(open[1]) > real
-	if early then
-		local earlies = { 'EXISTS' }
-		for _, q in ipairs(requests) do
-			earlies[#earlies + 1] = q[3] ~= '' and base .. 'early:' .. q[3] or nil
-		end
-		early = earlies[2] and call(unpack(earlies)) > 0
 	end
 
 	-- What is decided, and is to be written: purses by account, windows by app, and commands, those of settled holds
 	-- by their hours. terms are what requests are about, by what tells of it: many are about the same.
 	local purses, windows, terms, settled, now_packed = {}, {}, {}, {}, packed('>I7', now)
-	local opened, opened_to, closed, closed_to = { 'HSET', base .. 'open' }, 2, { 'HDEL', base .. 'open' }, 2
 	for i = 1, #requests do
 		local q, text, verdict = requests[i], argv[i + 1], ''
 		local kind, id, message, hash = q[1], q[2], q[3], q[5]
-		local hold, known = id ~= '' and open[i + 1], hash and hash.found[q[6]]
+		here = q[8]
+		local hold, known = id ~= '' and here.open[q[7]], hash and hash.found[q[6]]
 		if kind and kind <= HOLD then
 			local asked = sub(text, q[4])
 			local t = terms[asked]
@@ -123,7 +139,7 @@ local function send()
 				local with_windows, with_money, per_second, per_minute, account, app, fee = unpacked(ADMIT, asked)
 				local record, w, p = sub(asked, RECORD_AT), false, nil
 				if with_windows == 1 then
-					w = windows[app] or read_windows(app)
+					w = windows[app] or read_windows(here.base, app)
 					windows[app] = w
 				end
 				t = {
@@ -148,7 +164,7 @@ local function send()
 			elseif verdict == 'a' and t.account then
 				local p = purses[t.account]
 				if p == nil then
-					p = read_purse(t.account)
+					p = read_purse(here.base, t.account)
 					purses[t.account] = p
 				end
 				if not p then
@@ -160,7 +176,8 @@ local function send()
 					if not (fee and p.exact and hash and hash.found[1]) then
 						verdict = ''
 					else
-						opened[opened_to + 1], opened[opened_to + 2], opened_to = id, t.record, opened_to + 2
+						local opened, to = here.opened, here.opened_to
+						opened[to + 1], opened[to + 2], here.opened_to = id, t.record, to + 2
 						local parts, n = p.parts, 2 * p.entries
 						parts[n + 1], parts[n + 2], p.entries = t.entry, sub(text, 2, q[4] - 1), p.entries + 1
 						p.available, p.held = p.available - fee, p.held + fee
@@ -184,13 +201,13 @@ local function send()
 			elseif verdict ~= '' then
 				verdict = packed('>c1I7I7', verdict, second > 0 and second or 0, minute > 0 and minute or 0)
 			end
-		elseif kind and hold and (message == '' or not early and not known and hash.found[1]) then
+		elseif kind and hold and (message == '' or not here.early and not known and hash.found[1]) then
 			local t = terms[hold]
 			if t == nil then
 				local at, account, app, fee = unpacked(OPEN, hold)
 				local record, p = sub(hold, MADE + 1), purses[account]
 				if p == nil then
-					p = read_purse(account)
+					p = read_purse(here.base, account)
 					purses[account] = p
 				end
 				t = now - at <= OLD and p and p.exact and #fee < FEE_DIGITS and {
@@ -216,11 +233,15 @@ local function send()
 				parts[n + 1], parts[n + 2] = entry, sub(text, 2, q[4] - 1)
 				p.entries, p.held = p.entries + 1, p.held - fee
 				local hours = sub(id, 6, 10)
-				local command = settled[hours] or { 'HSET', base .. 'settled:' .. hours }
+				local command = here.settled[hours]
+				if not command then
+					command = { 'HSET', here.base .. 'settled:' .. hours }
+					here.settled[hours], settled[#settled + 1] = command, command
+				end
 				n = #command
-				command[n + 1], command[n + 2], settled[hours] = id, value, command
-				closed_to = closed_to + 1
-				closed[closed_to] = id
+				command[n + 1], command[n + 2] = id, value
+				here.closed_to = here.closed_to + 1
+				here.closed[here.closed_to] = id
 				verdict = 'settled'
 			end
 		end
@@ -229,7 +250,7 @@ local function send()
 
 	-- What is written. What was not read may be of another type, and a ledger may be ahead of the clock: those
 	-- come first, and are taken back where one of them fails.
-	for _, command in pairs(settled) do
+	for _, command in ipairs(settled) do
 		if type(redis.pcall(unpack(command))) == 'table' then
 			return undo(settled, purses)
 		end
@@ -238,7 +259,7 @@ local function send()
 		if p and p.entries > 0 then
 			local result
 			if p.captures then
-				result = redis.pcall('SADD', base .. 'unreported', account)
+				result = redis.pcall('SADD', p.base .. 'unreported', account)
 				p.added = result == 1
 			end
 			local first = math.max(free, p.seq + 1)
@@ -246,7 +267,7 @@ local function send()
 			if first == free then -- one that is ahead of the clock moves no other
 				free = p.seq + 1
 			end
-			local ledger, entry, parts = base .. 'ledger:' .. account, format('%d-0', p.seq), table.concat(p.parts)
+			local ledger, entry, parts = p.base .. 'ledger:' .. account, format('%d-0', p.seq), table.concat(p.parts)
 			if type(result) ~= 'table' and argv[1] == '' then
 				result = redis.pcall('XADD', ledger, entry, 'b', p.before, 'e', parts)
 			elseif type(result) ~= 'table' then
@@ -260,7 +281,7 @@ local function send()
 	end
 	for account, p in pairs(purses) do
 		if p and p.entries > 0 then
-			call('HSET', base .. 'wallet:' .. account, 'money', format('%d %d %d %d', p.available, p.held, p.captured, p.seq))
+			call('HSET', p.base .. 'wallet:' .. account, 'money', format('%d %d %d %d', p.available, p.held, p.captured, p.seq))
 		end
 	end
 	for _, w in pairs(windows) do
@@ -268,11 +289,14 @@ local function send()
 			write_windows(w)
 		end
 	end
-	if opened_to > 2 then
-		call(unpack(opened))
-	end
-	if closed_to > 2 then
-		call(unpack(closed))
+	for i = 1, #places do
+		here = places[i]
+		if here.opened_to > 2 then
+			call(unpack(here.opened))
+		end
+		if here.closed_to > 2 then
+			call(unpack(here.closed))
+		end
 	end
 	for i = 1, #hashes do
 		if hashes[i].puts > 2 then

@@ -3,7 +3,7 @@
 local kind, id, message, rest = struct.unpack(REQUEST, ARGV[2])
 if kind <= HOLD then
 	local with_windows, _, per_second, per_minute, account, app, fee = struct.unpack(ADMIT, ARGV[2], rest)
-	local w = with_windows == 1 and read_windows(app)
+	local w = with_windows == 1 and read_windows(base, app)
 	if not make_hold(wallet(account), id, fee, app) then
 		return redis.error_reply(NO_FIT)
 	end

@@ -42,7 +42,7 @@ local function slide(w, m, past)
 end
 
 -- read_windows returns an app's windows as they are now.
-local function read_windows(app)
+local function read_windows(base, app)
 	local key = base .. 'windows:' .. app
 	local headers = redis.call('GETRANGE', key, '0', '49')
 	if headers == '' then

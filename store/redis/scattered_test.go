@@ -1,0 +1,79 @@
+package redis
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/connexease/caddy-whatsapp-gateway/store/redis/redistest"
+)
+
+// sendAll has one hold made for each account, all of them together, and then captured.
+func (b *books) sendAll(s *Store, w *wire, payers []*books) {
+	t := b.t
+	t.Helper()
+	var holds, captures []func()
+	for _, payer := range payers {
+		_, err := s.home(t.Context(), payer.admission()) // looked up once
+		noError(t, err)
+		a := payer.admission()
+		holds = append(holds, func() {
+			_, err := s.Admit(t.Context(), a)
+			succeeds(t, err)
+		})
+		captures = append(captures, func() { succeeds(t, s.Capture(t.Context(), a.HoldID, messageOf(a.HoldID))) })
+	}
+	b.together(s, w, holds)
+	b.together(s, w, captures)
+}
+
+func (b *books) neighbours(n int) (all []*books) {
+	for range n {
+		all = append(all, b.neighbour(false, 10*testFee))
+	}
+	return all
+}
+
+func charged(payers []*books, each int) {
+	for _, payer := range payers {
+		payer.wantHolds(each, 0, 0)
+	}
+}
+
+func TestRequestsOfSeveralPlacesAreOneRun(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, "appendfsync no")
+	b, s, w := onLaneOf(t, server, patience, time.Hour)
+	payers := b.neighbours(8)
+	for _, payer := range payers {
+		id := payer.hold(s) // the first one in a place begins what others share
+		noError(t, s.Capture(t.Context(), id, messageOf(id)))
+	}
+	server.ResetCommandStats()
+	b.sendAll(s, w, payers)
+	// Behind one that they wait for, the holds are one run, and so are the captures.
+	stats := server.CommandStats()
+	if runs := stats["evalsha"] + stats["eval"]; runs != 4 {
+		t.Errorf("holds and captures of %d accounts took %d runs, want 4", len(payers), runs)
+	}
+	charged(payers, 2)
+}
+
+// A server may be all of a Cluster, and be used like one that is none. It refuses a run of several places, which
+// then are asked for by themselves.
+func TestAClusterOfOneServerIsNotAskedForSeveralPlacesAgain(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, "appendfsync no", "cluster-enabled yes")
+	command(t, server, "CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+	eventually(t, "it serves all slots", func() bool {
+		return strings.Contains(command(t, server, "CLUSTER", "INFO").(string), "cluster_state:ok")
+	})
+	b, s, w := onLaneOf(t, server, patience, time.Hour)
+	payers := b.neighbours(8)
+	b.sendAll(s, w, payers)
+	errors := parseInfo(command(t, server, "INFO", "errorstats").(string))
+	if refused := errors["errorstat_CROSSSLOT"]; refused != "count=1" {
+		t.Errorf("%q runs were refused, want the first one alone", refused)
+	}
+	charged(payers, 1)
+}
