@@ -28,11 +28,13 @@ type alike struct {
 	together *Store
 	oneByOne *Store
 	now      time.Time
-	p        place
-	accounts []tenant.AccountID // in one place; the last one is not there
+	places   []place
+	accounts []tenant.AccountID // in one of the places; the last one is not there
+	only     bool               // all requests of a run are of the first place
 	holds    []store.HoldID     // that were asked for
-	open     []store.HoldID     // some that are open
-	message  string             // the last one that was captured for
+	homes    map[store.HoldID]place
+	open     []store.HoldID // some that are open
+	message  string         // the last one that was captured for
 }
 
 // wealth is what the accounts have: edges of what Lua can count with, and of 64 bits.
@@ -44,18 +46,22 @@ var wealth = []pricing.Micros{
 var oddFees = []pricing.Micros{0, 1, 999_999_999_999, 1_000_000_000_000, 1_000_000_000_000_001, 1<<53 + 1, math.MaxInt64 - 6*testFee}
 
 func newAlike(t *testing.T, server *redistest.Server) *alike {
-	l := &alike{t: t, server: server, now: storetest.NewClock().Now()}
+	l := &alike{t: t, server: server, now: storetest.NewClock().Now(), homes: make(map[store.HoldID]place)}
 	for _, s := range []**Store{&l.together, &l.oneByOne} {
 		o := testOptions(t, "single", "", server.URL())
 		o.Serving, o.Clock = false, func() time.Time { return l.now }
 		*s = open(t, o)
 	}
+	l.places = allPlaces()
+	rand.Shuffle(len(l.places), func(i, j int) { l.places[i], l.places[j] = l.places[j], l.places[i] })
+	l.places = l.places[:3]
 	for len(l.accounts) <= len(wealth) {
 		account := tenant.AccountID(tenant.NewID("acct"))
-		if len(l.accounts) > 0 && placeOf(account) != l.p {
+		// The third is who has enough, and in the first place; the last one is there, too.
+		if p := placeOf(account); !slices.Contains(l.places, p) || (len(l.accounts)-2)%3 == 0 && p != l.places[0] {
 			continue
 		}
-		if l.p = placeOf(account); len(l.accounts) < len(wealth) {
+		if len(l.accounts) < len(wealth) {
 			openBooks(t, l.together, account, wealth[len(l.accounts)])
 			openBooks(t, l.oneByOne, account, wealth[len(l.accounts)])
 		}
@@ -64,48 +70,87 @@ func newAlike(t *testing.T, server *redistest.Server) *alike {
 	return l
 }
 
+// placed is a request and where it is made.
+type placed struct {
+	place
+	packed
+}
+
+// payer is an account in the place, one more often than others.
+func (l *alike) payer(p place) tenant.AccountID {
+	var there []tenant.AccountID
+	for _, account := range l.accounts {
+		if placeOf(account) == p {
+			there = append(there, account)
+		}
+	}
+	if p == l.places[0] && rand.IntN(8) > 2 {
+		return l.accounts[2] // who has enough for all of it
+	}
+	if len(there) == 0 {
+		return "acct_of_nobody"
+	}
+	return oneOf(there...)
+}
+
+// somewhere is one of the places.
+func (l *alike) somewhere() place {
+	if l.only {
+		return l.places[0]
+	}
+	return oneOf(l.places...)
+}
+
 // oneOf is one of several, at random.
 func oneOf[T any](of ...T) T { return of[rand.IntN(len(of))] }
 
 // hold is the id of a hold that was asked for before or, mostly, of a new one. Ids tell of times at which their hashes
 // are there already, begin, are gone, or can never have been.
-func (l *alike) hold(again int) store.HoldID {
-	if len(l.holds) > 0 && rand.IntN(100) < again {
-		return oneOf(l.holds[max(0, len(l.holds)-40):]...)
+func (l *alike) hold(p place, again int) store.HoldID {
+	var asked []store.HoldID
+	for _, id := range l.holds {
+		if l.homes[id] == p {
+			asked = append(asked, id)
+		}
 	}
-	id := string(store.NewHoldIDFor(l.accounts[0]))
+	if len(asked) > 0 && rand.IntN(100) < again {
+		return oneOf(asked[max(0, len(asked)-40):]...)
+	}
+	id := ""
+	for id == "" || placeOfHint(store.HoldID(id).Hint()) != p {
+		id = string(store.NewHoldIDFor(tenant.AccountID(tenant.NewID("acct"))))
+	}
 	if rand.IntN(8) == 0 {
 		days := time.Duration(oneOf(-50, -20, -1, 0, 4, 400)) * 24 * time.Hour
 		hours := strconv.FormatInt(time.Now().Add(days).UnixMilli()>>23, 32)
 		id = "hold_" + oneOf(strings.Repeat("0", 5-len(hours))+hours, "zzzzz") + id[10:]
 	}
-	l.holds = append(l.holds, store.HoldID(id))
+	l.holds, l.homes[store.HoldID(id)] = append(l.holds, store.HoldID(id)), p
 	return store.HoldID(id)
 }
 
 // request is one to admit or to settle.
-func (l *alike) request() packed {
+func (l *alike) request() placed {
+	p := l.somewhere()
 	a := store.Admission{
-		App: tenant.AppID(oneOf("app_1", "app_2", "app_3")), Account: oneOf(l.accounts...), Fee: testFee,
+		App: tenant.AppID(oneOf("app_1", "app_2", "app_3")), Account: l.payer(p), Fee: testFee,
 		Limits: tenant.RateLimit{PerSecond: oneOf(2, 10, 127, 127, 127), PerMinute: oneOf(5, 60, 127, 127, 127)},
 	}
-	switch rand.IntN(8) {
-	case 0:
+	if rand.IntN(8) == 0 {
 		a.Fee = oneOf(oddFees...)
-	case 1, 2, 3, 4: // who has enough for all of it
-		a.Account = l.accounts[2]
 	}
 	if rand.IntN(5) < 3 {
-		a.HoldID = l.hold(10)
+		a.HoldID = l.hold(p, 10)
 		windows := rand.IntN(3) > 0
-		return toAdmit(oneOf(store.Check, store.Count, store.Hold, store.Hold, store.Hold), windows, !windows || rand.IntN(4) > 0, a)
+		return placed{p, toAdmit(oneOf(store.Check, store.Count, store.Hold, store.Hold, store.Hold), windows, !windows || rand.IntN(4) > 0, a)}
 	}
-	id := l.hold(95)
+	id := l.hold(p, 95)
 	if len(l.open) > 0 && rand.IntN(4) > 0 {
 		id, l.open = l.open[0], l.open[1:]
+		p = l.homes[id]
 	}
 	if rand.IntN(4) == 0 {
-		return packed{settles[store.Released]}.text(string(id)).text("")
+		return placed{p, packed{settles[store.Released]}.text(string(id)).text("")}
 	}
 	// It may have that of the one before it. Where that is a message of other days it is noted twice, which does no harm.
 	if rand.IntN(10) > 0 || !strings.HasPrefix(l.message, messageOf(id[:9])) {
@@ -113,18 +158,21 @@ func (l *alike) request() packed {
 	}
 	q := packed{settles[store.Captured]}.text(string(id)).text(oneOf(l.message, l.message, l.message, ""))
 	if rand.IntN(6) == 0 {
-		q = q.text(string(a.Account)).text(string(a.App)).decimal(int64(a.Fee))
+		q = q.text(string(l.payer(p))).text(string(a.App)).decimal(int64(a.Fee))
 	}
-	return q
+	return placed{p, q}
 }
 
 // run runs the script once for some requests. One alone may fail.
-func (l *alike) run(s *Store, source string, requests ...packed) (replies []string) {
-	args := []any{s.now()}
+func (l *alike) run(s *Store, source string, requests ...placed) (replies []string) {
+	keys, args := slices.Clone(s.declared[requests[0].place]), []any{s.now()}
 	for _, q := range requests {
-		args = append(args, []byte(q))
+		args = append(args, []byte(q.packed))
+		if !l.only && len(requests) > 1 {
+			keys = append(keys, s.base(q.place))
+		}
 	}
-	command := s.client.Eval(l.t.Context(), source, s.declared[l.p], args...)
+	command := s.client.Eval(l.t.Context(), source, keys, args...)
 	if len(requests) > 1 {
 		replies, err := command.StringSlice()
 		noError(l.t, err)
@@ -148,7 +196,7 @@ func inDigits(t *testing.T) string {
 }
 
 // runs asks both stores. Those of a run that have no answer come again alone, and so behind all others.
-func (l *alike) runs(requests []packed, source string) (answered int) {
+func (l *alike) runs(requests []placed, source string) (answered int) {
 	l.t.Helper()
 	got := l.run(l.together, settleScript.source, requests...)
 	var order []int
@@ -167,7 +215,7 @@ func (l *alike) runs(requests []packed, source string) (answered int) {
 			got[i] = l.run(l.together, settleScript.source, requests[i])[0]
 		}
 		if want := l.run(l.oneByOne, source, requests[i])[0]; got[i] != want {
-			l.t.Errorf("request %d of %d, %q, is answered %q, and %q alone", n, len(order), requests[i], got[i], want)
+			l.t.Errorf("request %d of %d, %q, is answered %q, and %q alone", n, len(order), requests[i].packed, got[i], want)
 		}
 	}
 	return answered
@@ -182,9 +230,9 @@ func (l *alike) meanwhile(s *Store, what int, id store.HoldID, account tenant.Ac
 			l.t.Error(err)
 		}
 	case 2:
-		noError(l.t, s.client.SRem(l.t.Context(), s.base(l.p)+"unreported", string(account)).Err())
+		noError(l.t, s.client.SRem(l.t.Context(), s.base(placeOf(account))+"unreported", string(account)).Err())
 	case 3:
-		_, err := s.eval(l.t.Context(), forsakeScript, l.p, []any{string(id)})
+		_, err := s.eval(l.t.Context(), forsakeScript, l.homes[id], []any{string(id)})
 		noError(l.t, err)
 	case 4:
 		_, err := s.Credit(l.t.Context(), account, testFee, string(id))
@@ -198,18 +246,19 @@ func (l *alike) meanwhile(s *Store, what int, id store.HoldID, account tenant.Ac
 func (l *alike) aMonth() {
 	l.now = l.now.Add(31 * 24 * time.Hour)
 	for _, s := range []*Store{l.together, l.oneByOne} {
-		for _, key := range texts(command(l.t, l.server, "KEYS", s.base(l.p)+"settled:*")) {
+		for _, key := range texts(command(l.t, l.server, "KEYS", s.key("*:settled:*"))) {
 			command(l.t, l.server, "DEL", key)
 		}
 	}
 }
 
-// books are all of a place that requests can change, but for the times of entries and how windows are packed.
+// books are all that requests can change, but for the times of entries and how windows are packed.
 func (l *alike) books(s *Store) map[string]any {
-	t, base, all := l.t, s.base(l.p), make(map[string]any)
-	for _, key := range texts(command(t, l.server, "KEYS", base+"*")) {
-		name, _, _ := strings.Cut(strings.TrimPrefix(key, base), ":")
-		short := strings.TrimPrefix(key, base)
+	t, all := l.t, make(map[string]any)
+	for _, key := range texts(command(t, l.server, "KEYS", s.key("{*"))) {
+		short := strings.TrimPrefix(key, s.key(""))
+		_, rest, _ := strings.Cut(short, ":")
+		name, _, _ := strings.Cut(rest, ":")
 		switch name {
 		case "open", "settled", "messages", "credits":
 			fields, err := s.client.HGetAll(t.Context(), key).Result()
@@ -240,7 +289,7 @@ func (l *alike) entries(s *Store, key string) (all []store.Entry) {
 	noError(l.t, err)
 	seq := int64(0)
 	for _, m := range messages {
-		entries, err := parseEntries(goredis.XMessage{ID: m.ID, Values: m.Values}, l.p)
+		entries, err := parseEntries(goredis.XMessage{ID: m.ID, Values: m.Values}, 0)
 		noError(l.t, err)
 		for _, e := range entries {
 			if e.Seq <= seq {
@@ -257,8 +306,12 @@ func (l *alike) entries(s *Store, key string) (all []store.Entry) {
 func (l *alike) spoilBoth(id store.HoldID, account tenant.AccountID) (repair func()) {
 	key := oneOf("wallet:"+string(account), "ledger:"+string(account), "ledger:"+string(account), "ledger:"+string(account), "unreported", "open",
 		"settled:"+string(id[5:10]), "windows:app_1", "early:"+messageOf(id))
-	first := spoil(l.t, l.server, l.together.base(l.p)+key)
-	second := spoil(l.t, l.server, l.oneByOne.base(l.p)+key)
+	p := placeOf(account)
+	if strings.HasPrefix(key, "settled:") || strings.HasPrefix(key, "early:") {
+		p = l.homes[id]
+	}
+	first := spoil(l.t, l.server, l.together.base(p)+key)
+	second := spoil(l.t, l.server, l.oneByOne.base(p)+key)
 	return func() { first(); second() }
 }
 
@@ -274,20 +327,23 @@ func TestARunOfManyIsLikeManyRuns(t *testing.T) {
 		if round == rounds*2/3 {
 			l.aMonth()
 		}
-		what, id, account := rand.IntN(10), l.hold(90), oneOf(l.accounts...)
+		l.only = rand.IntN(3) == 0
+		what, id, account := rand.IntN(10), l.hold(l.somewhere(), 90), oneOf(l.accounts...)
 		if len(l.open) > 0 && rand.IntN(2) == 0 {
 			id = l.open[0]
 		}
 		l.meanwhile(l.together, what, id, account)
 		l.meanwhile(l.oneByOne, what, id, account)
 		l.open = nil
-		for _, id := range texts(command(t, server, "HKEYS", l.oneByOne.base(l.p)+"open")) {
-			if id != "" {
-				l.open = append(l.open, store.HoldID(id))
+		for _, p := range l.places {
+			for _, id := range texts(command(t, server, "HKEYS", l.oneByOne.base(p)+"open")) {
+				if id != "" && (!l.only || p == l.places[0]) {
+					l.open = append(l.open, store.HoldID(id))
+				}
 			}
 		}
 		rand.Shuffle(len(l.open), func(i, j int) { l.open[i], l.open[j] = l.open[j], l.open[i] })
-		requests := make([]packed, 2+rand.IntN(24))
+		requests := make([]placed, 2+rand.IntN(24))
 		for i := range requests {
 			requests[i] = l.request()
 		}

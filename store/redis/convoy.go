@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,15 +14,19 @@ import (
 type convoy struct {
 	jobs   []*job
 	urgent int // how many of them were not patient
-	// scattered: a run may be of several places. crossSlot: the server refused that, which is one of a Cluster after all.
-	scattered, crossSlot bool
-	deadline             time.Time
-	groups               []group
-	commands             []goredis.Cmder
+	// mayScatter: a run may be of several places.
+	mayScatter bool
+	// crossSlot: such a run was refused, because the server is one of a Cluster.
+	crossSlot bool
+	// failed: such a run has answered nothing, because something in one of the places is spoilt.
+	failed   bool
+	deadline time.Time
+	groups   []group
+	commands []goredis.Cmder
 }
 
 // group is those jobs of a convoy that are one run of a script, in the same place or, where there is no Cluster, in several. What
-// it reads and writes for all of them, it reads and writes once.
+// it reads and writes for all those of a place, it reads and writes once.
 type group struct {
 	jobs []*job
 	// scattered: they are of several places.
@@ -42,7 +47,7 @@ func (b *convoy) release() {
 	}
 	clear(b.jobs)
 	clear(b.commands)
-	b.crossSlot = false
+	b.crossSlot, b.failed = false, false
 	b.jobs, b.groups, b.commands = b.jobs[:0], b.groups[:0], b.commands[:0]
 	convoys.Put(b)
 }
@@ -54,7 +59,7 @@ func (b *convoy) join(j *job) {
 		g := &b.groups[i]
 		first := g.jobs[0]
 		elsewhere := first.args[argBase] != j.args[argBase]
-		if elsewhere && !b.scattered || first.args[argNow] != j.args[argNow] {
+		if elsewhere && !b.mayScatter || first.args[argNow] != j.args[argNow] {
 			continue
 		}
 		g.jobs = append(g.jobs, j)
@@ -110,6 +115,8 @@ func (b *convoy) share(g *group, again func(*job)) {
 	}
 	crossSlot := g.scattered && goredis.HasErrorPrefix(err, "CROSSSLOT")
 	b.crossSlot = b.crossSlot || crossSlot
+	answers := func(reply string) bool { return reply != "" }
+	b.failed = b.failed || g.scattered && err == nil && !slices.ContainsFunc(replies, answers)
 	for i, j := range g.jobs {
 		if j.err = err; err == nil {
 			j.command.SetVal(replies[i])
@@ -123,7 +130,8 @@ func (b *convoy) share(g *group, again func(*job)) {
 
 // send sends a convoy and reads the answers. Scripts that the server does not know
 // (yet, or since its cache was flushed) are sent again with their text, each for one job. So is a job
-// that the script has left out of its group, because it needs more than what is usual.
+// that the script has left out of its group, because it needs more than what is usual, and so are those of a run of
+// several places that a Cluster's server has refused. Nothing was written for any of them.
 func (b *convoy) send() {
 	ctx, cancel := context.WithDeadline(context.Background(), b.deadline)
 	defer cancel()

@@ -31,12 +31,14 @@ const (
 	maxApart = 4 * time.Millisecond
 	crowd    = 4
 	enough   = 16
+	// spoiltFor is for how long runs are of one place each after one of several has failed.
+	spoiltFor = time.Second
 )
 
 // pace is for how long jobs wait: the constants, but for tests.
 type pace struct {
-	maxQueued, maxAlone time.Duration
-	apart               linger.Linger
+	maxQueued, maxAlone, spoiltFor time.Duration
+	apart                          linger.Linger
 }
 
 // lane is the way to one server of the scripts that every send needs, or of look-ups of keys. What comes while
@@ -68,8 +70,10 @@ type lane struct {
 	lag time.Duration
 	// leaders is how many jobs send, or have been told to.
 	leaders int
-	// scattered: a run of a script may be of several places, because no Cluster keeps them apart.
-	scattered bool
+	// mayScatter: a run of a script may be of several places, because no Cluster keeps them apart. spoiltUntil is until when it is
+	// not, all the same, since one has failed: something in one place is spoilt, and should not hold up the others.
+	mayScatter  bool
+	spoiltUntil time.Time
 	// relieved are the convoys that are sent by a goroutine of their own; see lead.
 	relieved sync.WaitGroup
 }
@@ -276,7 +280,10 @@ func (l *lane) lead(j *job) (done bool) {
 func (l *lane) arrived(leader *job, b *convoy, knows *job) {
 	l.mu.Lock()
 	l.expected = b.urgent + l.urgent
-	l.scattered = l.scattered && !b.crossSlot
+	l.mayScatter = l.mayScatter && !b.crossSlot
+	if b.failed {
+		l.spoiltUntil = time.Now().Add(l.spoiltFor)
+	}
 	l.resign(leader)
 	l.mu.Unlock()
 	for _, j := range b.jobs {
@@ -291,7 +298,7 @@ func (l *lane) arrived(leader *job, b *convoy, knows *job) {
 // nobody else has been told to send.
 func (l *lane) take(leader *job) *convoy {
 	b := convoys.Get().(*convoy)
-	b.deadline, b.scattered = leader.deadline, l.scattered
+	b.deadline = leader.deadline
 	urgent := l.urgent
 	kept := l.waiting[:0]
 	b.jobs = append(b.jobs, leader)
@@ -312,6 +319,7 @@ func (l *lane) take(leader *job) *convoy {
 	clear(l.waiting[len(kept):])
 	l.waiting = kept
 	l.began, b.urgent = time.Now(), urgent-l.urgent
+	b.mayScatter = l.mayScatter && !l.began.Before(l.spoiltUntil)
 	l.lag = min(l.began.Sub(leader.told), maxLag)
 	return b
 }

@@ -117,7 +117,9 @@ func TestRepetitionsInOneRunHaveOneEffect(t *testing.T) {
 func TestAFullMemoryRefusesOnlyWhatAdmitsInARun(t *testing.T) {
 	t.Parallel()
 	b, s, _ := onLane(t, patience, time.Hour)
-	captured, released, refused := b.hold(s), b.hold(s), b.admission()
+	captured, released, refused := b.hold(s), b.hold(s), b.neighbour(false, testFee).admission()
+	_, err := s.home(t.Context(), refused) // looked up once
+	noError(t, err)
 	noError(t, s.client.ConfigSet(t.Context(), "maxmemory", "1").Err())
 	l := s.theLane()
 	l.mu.Lock()

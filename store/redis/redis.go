@@ -3,7 +3,7 @@
 //
 // An account and all that its money touches lie in one of 32 places, each of which
 // is a hash tag and so one slot of a Cluster; an app's events lie in one, too. A step that has to be
-// atomic is one script in one place, under Redis's clock, and every step can be
+// atomic is one script in one place, under Redis's clock (the steps of sends may share a run of it, see [group]), and every step can be
 // repeated: it is known by the id of its operation. go-redis repeats no single command by
 // itself here, because a script whose answer is lost may have run; what goes in a
 // pipeline, which a Cluster's client may send again, can be repeated. The two runs of the script of
@@ -179,7 +179,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		homes: newHomes(), forsake: newForsaken(), fullWindows: fullWindows{most: maxFull}, lanes: newLanes(linger.New(minApart, maxApart)), readLanes: newLanes(linger.Linger{}),
 	}
 	_, cluster := s.client.(*goredis.ClusterClient)
-	s.lanes.scattered = !cluster
+	s.lanes.mayScatter = !cluster
 	for p, keys := range s.declared {
 		s.boxed[p] = [2]any{keys[0], keys[1]}
 	}

@@ -1,11 +1,13 @@
 package redis
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/connexease/caddy-whatsapp-gateway/store/redis/redistest"
+	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
 // sendAll has one hold made for each account, all of them together, and then captured.
@@ -27,9 +29,14 @@ func (b *books) sendAll(s *Store, w *wire, payers []*books) {
 	b.together(s, w, captures)
 }
 
+// neighbours are accounts of which each is in another place.
 func (b *books) neighbours(n int) (all []*books) {
-	for range n {
-		all = append(all, b.neighbour(false, 10*testFee))
+	taken := []place{placeOf(b.account)}
+	for len(all) < n {
+		account := tenant.AccountID(tenant.NewID("acct"))
+		if p := placeOf(account); !slices.Contains(taken, p) {
+			taken, all = append(taken, p), append(all, openBooks(b.t, b.Store, account, 100*testFee))
+		}
 	}
 	return all
 }
@@ -57,6 +64,45 @@ func TestRequestsOfSeveralPlacesAreOneRun(t *testing.T) {
 		t.Errorf("holds and captures of %d accounts took %d runs, want 4", len(payers), runs)
 	}
 	charged(payers, 2)
+}
+
+// What is spoilt in one place does not hold up the others for longer than it takes to find out.
+func TestBehindARunOfSeveralPlacesThatFailedEachIsOfOne(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, "appendfsync no")
+	b, s, w := onLaneOf(t, server, patience, time.Hour)
+	const others = 3
+	payers := append(b.neighbours(others), b)
+	s.theLane().spoiltFor = time.Hour
+	for _, payer := range payers {
+		payer.hold(s)
+	}
+	wallet := s.wallet(payers[0].account)
+	noError(t, s.client.Rename(t.Context(), wallet, wallet+" aside").Err())
+	noError(t, s.client.Set(t.Context(), wallet, "spoilt", 0).Err())
+	admit := func(payer *books) func() {
+		a := payer.admission()
+		return func() {
+			if _, err := s.Admit(t.Context(), a); (err != nil) != (payer == payers[0]) {
+				t.Errorf("an admission is answered %v", err)
+			}
+		}
+	}
+	// The first time all are asked for again, each alone, and then none.
+	for _, again := range []int64{1 + others, 0} {
+		server.ResetCommandStats()
+		var steps []func()
+		for _, payer := range payers {
+			steps = append(steps, admit(payer))
+		}
+		b.together(s, w, steps)
+		if n := server.CommandStats()["eval"]; n < again || n > again+1 { // a hold that may have been made is given back
+			t.Errorf("%d were asked for again, want %d", n, again)
+		}
+	}
+	noError(t, s.client.Rename(t.Context(), wallet+" aside", wallet).Err())
+	s.nothingLeft(t)
+	b.wantHolds(1, 0, 3)
 }
 
 // A server may be all of a Cluster, and be used like one that is none. It refuses a run of several places, which

@@ -15,7 +15,8 @@ import (
 var scriptFiles embed.FS
 
 // script is a Lua script of scripts/. KEYS[1] is the base of a place, and the keys that
-// it builds from that are all in the same slot; or the one key that it is about. ARGV[1] is
+// it builds from that are all in the same slot; or the one key that it is about. For many sends
+// it may be given several places, see [group]. ARGV[1] is
 // the time in microseconds, or nothing for Redis's own.
 type script struct {
 	source, sha string

@@ -67,16 +67,18 @@ func moved(err error) bool {
 type lanes struct {
 	byAddress sync.Map
 	pace
-	scattered bool // as in each lane
+	mayScatter bool // as in each lane
 }
 
-func newLanes(apart linger.Linger) lanes { return lanes{pace: pace{maxQueued, maxAlone, apart}} }
+func newLanes(apart linger.Linger) lanes {
+	return lanes{pace: pace{maxQueued, maxAlone, spoiltFor, apart}}
+}
 
 func (l *lanes) to(node *goredis.Client) *lane {
 	address := node.Options().Addr
 	known, ok := l.byAddress.Load(address)
 	if !ok {
-		known, _ = l.byAddress.LoadOrStore(address, &lane{pace: l.pace, scattered: l.scattered})
+		known, _ = l.byAddress.LoadOrStore(address, &lane{pace: l.pace, mayScatter: l.mayScatter})
 	}
 	return known.(*lane)
 }

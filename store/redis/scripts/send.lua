@@ -7,7 +7,8 @@
 -- Next to the calls it is strings that cost, for each byte of them is hashed, then tables that grow, and functions, which are
 -- made anew in every run. So what many requests have in common is made once, and this is one long function.
 --
--- Where the requests are of several places, which no Cluster allows, the base of each is among the keys, behind the first two.
+-- Where requests are of several places, which no Cluster allows, the base of each is among the keys, behind the first two: KEYS[1]
+-- is the first one's alone.
 --
 -- A request is its kind, hold and message, these two as they stand in the ledger. Behind them one that admits has
 -- whether windows and money are asked for, the limits, and the RECORD of what it costs; one that captures has the RECORD of a hold that
@@ -54,19 +55,21 @@ end
 -- send answers the requests, each by a text; nothing at all where it has failed.
 local function send()
 	local call, sub, format, packed, unpacked, argv = redis.call, string.sub, string.format, struct.pack, struct.unpack, ARGV
-	local requests, replies, keys = {}, {}, KEYS
+	local requests, replies, keys, base = {}, {}, KEYS, nil -- base is that of a request
 
 	-- What is read: the holds that are open, and of the hashes that many share a first field and that of each request.
 	-- Such a hash is also the command that asks for them. here is all that is read and written in one place.
 	local places, heres, hashes, seen, here = {}, {}, {}, {}, false
 	for i = 1, #argv - 1 do
 		local kind, id, message, rest = unpacked(REQUEST, argv[i + 1])
-		local base, hash, at, field = keys[i + 2] or keys[1], false, 0, id
+		local hash, at, field = false, 0, id
+		base = keys[i + 2] or keys[1]
 		if not here or here.base ~= base then
 			here = heres[base]
 			if not here then
 				here = {
-					base = base, opens = { 'HMGET', base .. 'open', '' }, asked = 3, open = false, early = false, settled_in = {}, messages_in = {},
+					base = base, opens = { 'HMGET', base .. 'open', '' }, asked = 3, asks = false, open = {}, early = false, settled_in = {}, messages_in = {},
+					windows = {}, terms = {},
 					opened = { 'HSET', base .. 'open' }, opened_to = 2, closed = { 'HDEL', base .. 'open' }, closed_to = 2, settled = {},
 				}
 				heres[base], places[#places + 1] = here, here
@@ -78,7 +81,7 @@ local function send()
 			kind = false -- it comes again alone
 		elseif id ~= '' then
 			local hours = sub(id, 6, 10)
-			seen[id] = true
+			seen[id], here.asks = true, true
 			if kind <= HOLD then
 				hash = here.settled_in[hours]
 				if not hash then
@@ -107,9 +110,10 @@ local function send()
 		end
 		requests[i] = { kind, id, message, rest, hash, at, asked - 2, here }
 	end
+	base = nil -- below, it is here.base
 	for i = 1, #places do
 		here = places[i]
-		local open = next(seen) and call(unpack(here.opens)) or {}
+		local open = here.asks and call(unpack(here.opens)) or here.open
 		here.open = open
 		-- The field without a name among the open holds is until when there may be early fees.
 		if open[1] and tonumber(open[1]) > real then
@@ -124,13 +128,14 @@ local function send()
 		hashes[i].found = call(unpack(hashes[i]))
 	end
 
-	-- What is decided, and is to be written: purses by account, windows by app, and commands, those of settled holds
-	-- by their hours. terms are what requests are about, by what tells of it: many are about the same.
-	local purses, windows, terms, settled, now_packed = {}, {}, {}, {}, packed('>I7', now)
+	-- What is decided, and is to be written: purses by account, all windows, and commands, here those of settled holds
+	-- by their hours, too. terms are what requests are about, by what tells of it: many are about the same.
+	local purses, windows, settled, now_packed = {}, {}, {}, packed('>I7', now)
 	for i = 1, #requests do
 		local q, text, verdict = requests[i], argv[i + 1], ''
 		local kind, id, message, hash = q[1], q[2], q[3], q[5]
 		here = q[8]
+		local terms = here.terms
 		local hold, known = id ~= '' and here.open[q[7]], hash and hash.found[q[6]]
 		if kind and kind <= HOLD then
 			local asked = sub(text, q[4])
@@ -139,8 +144,11 @@ local function send()
 				local with_windows, with_money, per_second, per_minute, account, app, fee = unpacked(ADMIT, asked)
 				local record, w, p = sub(asked, RECORD_AT), false, nil
 				if with_windows == 1 then
-					w = windows[app] or read_windows(here.base, app)
-					windows[app] = w
+					w = here.windows[app]
+					if not w then
+						w = read_windows(here.base, app)
+						here.windows[app], windows[#windows + 1] = w, w
+					end
 				end
 				t = {
 					windows = w, per_second = per_second, per_minute = per_minute, account = with_money == 1 and account,
@@ -284,7 +292,7 @@ local function send()
 			call('HSET', p.base .. 'wallet:' .. account, 'money', format('%d %d %d %d', p.available, p.held, p.captured, p.seq))
 		end
 	end
-	for _, w in pairs(windows) do
+	for _, w in ipairs(windows) do
 		if w.counted then
 			write_windows(w)
 		end
