@@ -201,7 +201,7 @@ func TestScriptsThatAreNotKnownAreSentOnceMore(t *testing.T) {
 	server := redistest.Start(t, "appendfsync no")
 	o := testOptions(t, "single", "", server.URL())
 	b := newBooks(t, o)
-	payers := append(b.neighbours(3), b)
+	payers := append(b.neighbours(3, 100*testFee), b)
 	const rounds, each = 5, 20
 	for range rounds {
 		server.FlushScripts()

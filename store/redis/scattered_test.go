@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/connexease/caddy-whatsapp-gateway/pricing"
 	"github.com/connexease/caddy-whatsapp-gateway/store/redis/redistest"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
@@ -30,12 +31,12 @@ func (b *books) sendAll(s *Store, w *wire, payers []*books) {
 }
 
 // neighbours are accounts of which each is in another place.
-func (b *books) neighbours(n int) (all []*books) {
+func (b *books) neighbours(n int, money pricing.Micros) (all []*books) {
 	taken := []place{placeOf(b.account)}
 	for len(all) < n {
 		account := tenant.AccountID(tenant.NewID("acct"))
 		if p := placeOf(account); !slices.Contains(taken, p) {
-			taken, all = append(taken, p), append(all, openBooks(b.t, b.Store, account, 100*testFee))
+			taken, all = append(taken, p), append(all, openBooks(b.t, b.Store, account, money))
 		}
 	}
 	return all
@@ -51,7 +52,7 @@ func TestRequestsOfSeveralPlacesAreOneRun(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, "appendfsync no")
 	b, s, w := onLaneOf(t, server, patience, time.Hour)
-	payers := b.neighbours(8)
+	payers := b.neighbours(8, 100*testFee)
 	for _, payer := range payers {
 		id := payer.hold(s) // the first one in a place begins what others share
 		noError(t, s.Capture(t.Context(), id, messageOf(id)))
@@ -72,7 +73,7 @@ func TestBehindARunOfSeveralPlacesThatFailedEachIsOfOne(t *testing.T) {
 	server := redistest.Start(t, "appendfsync no")
 	b, s, w := onLaneOf(t, server, patience, time.Hour)
 	const others = 3
-	payers := append(b.neighbours(others), b)
+	payers := append(b.neighbours(others, 100*testFee), b)
 	s.theLane().spoiltFor = time.Hour
 	for _, payer := range payers {
 		payer.hold(s)
@@ -115,7 +116,7 @@ func TestAClusterOfOneServerIsNotAskedForSeveralPlacesAgain(t *testing.T) {
 		return strings.Contains(command(t, server, "CLUSTER", "INFO").(string), "cluster_state:ok")
 	})
 	b, s, w := onLaneOf(t, server, patience, time.Hour)
-	payers := b.neighbours(8)
+	payers := b.neighbours(8, 100*testFee)
 	b.sendAll(s, w, payers)
 	errors := parseInfo(command(t, server, "INFO", "errorstats").(string))
 	if refused := errors["errorstat_CROSSSLOT"]; refused != "count=1" {
