@@ -246,7 +246,7 @@ func (l *alike) meanwhile(s *Store, what int, id store.HoldID, account tenant.Ac
 func (l *alike) aMonth() {
 	l.now = l.now.Add(31 * 24 * time.Hour)
 	for _, s := range []*Store{l.together, l.oneByOne} {
-		for _, key := range texts(command(l.t, l.server, "KEYS", s.key("*:settled:*"))) {
+		for _, key := range texts(command(l.t, l.server, "KEYS", s.key("*:past:*"))) {
 			command(l.t, l.server, "DEL", key)
 		}
 	}
@@ -260,7 +260,7 @@ func (l *alike) books(s *Store) map[string]any {
 		_, rest, _ := strings.Cut(short, ":")
 		name, _, _ := strings.Cut(rest, ":")
 		switch name {
-		case "open", "settled", "messages", "credits":
+		case "open", "past", "credits":
 			fields, err := s.client.HGetAll(t.Context(), key).Result()
 			noError(t, err)
 			delete(fields, "")
@@ -305,9 +305,9 @@ func (l *alike) entries(s *Store, key string) (all []store.Entry) {
 // spoilBoth has both stores meet another type under a key.
 func (l *alike) spoilBoth(id store.HoldID, account tenant.AccountID) (repair func()) {
 	key := oneOf("wallet:"+string(account), "ledger:"+string(account), "ledger:"+string(account), "ledger:"+string(account), "unreported", "open",
-		"settled:"+string(id[5:10]), "windows:app_1", "early:"+messageOf(id))
+		pastKey(id), "windows:app_1", "early:"+messageOf(id))
 	p := placeOf(account)
-	if strings.HasPrefix(key, "settled:") || strings.HasPrefix(key, "early:") {
+	if strings.HasPrefix(key, "past:") || strings.HasPrefix(key, "early:") {
 		p = l.homes[id]
 	}
 	first := spoil(l.t, l.server, l.together.base(p)+key)

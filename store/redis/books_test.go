@@ -217,7 +217,7 @@ func (b *books) agrees(st standing) {
 	pipe := b.client.Pipeline()
 	got := make(map[store.HoldID]*goredis.StringCmd)
 	for id := range states {
-		got[id] = pipe.HGet(b.t.Context(), b.settledOf(id), string(id))
+		got[id] = pipe.HGet(b.t.Context(), b.pastOf(id), string(id))
 	}
 	_, _ = pipe.Exec(b.t.Context()) // its error is the first of the commands'
 	for id, state := range states {
@@ -227,16 +227,15 @@ func (b *books) agrees(st standing) {
 	}
 }
 
-// settledOf is the key that a hold is under once it is settled.
-func (b *books) settledOf(id store.HoldID) string {
-	return b.base(placeOf(b.account)) + "settled:" + string(id[5:10])
+// pastOf is the key that a hold is under once it is settled, and its message.
+func (b *books) pastOf(id store.HoldID) string {
+	return b.base(placeOf(b.account)) + pastKey(id)
 }
 
-// messagesOf is the key that the message of a hold is under.
-func (b *books) messagesOf(id store.HoldID) string {
-	period, err := strconv.ParseInt(string(id[5:9]), 32, 64)
-	noError(b.t, err)
-	return fmt.Sprintf("%smessages:%d", b.base(placeOf(b.account)), period)
+// pastKey is that without what all keys of the place begin with.
+func pastKey(id store.HoldID) string {
+	period, _ := strconv.ParseInt(string(id[5:9]), 32, 64) // an id that tells of no time is in 0
+	return fmt.Sprintf("past:%d", period)
 }
 
 // stateIn is what the record of a settled hold says.
@@ -251,7 +250,7 @@ func stateIn(record string) string {
 func (b *books) state(id store.HoldID) string {
 	b.t.Helper()
 	ctx := b.t.Context()
-	record, err := b.client.HGet(ctx, b.settledOf(id), string(id)).Result()
+	record, err := b.client.HGet(ctx, b.pastOf(id), string(id)).Result()
 	if err != nil && !errors.Is(err, goredis.Nil) {
 		b.t.Fatal(err)
 	}

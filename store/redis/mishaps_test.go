@@ -27,7 +27,7 @@ func TestAWrongTypeInAnotherPeriodStopsACaptureBeforeItWrites(t *testing.T) {
 	if len(results) != 1 {
 		t.Errorf("the early fee is answered %+v", results)
 	}
-	key := b.messagesOf(id)
+	key := b.pastOf(id)
 	at := strings.LastIndex(key, ":") + 1
 	period, err := strconv.Atoi(key[at:])
 	noError(t, err)
@@ -47,7 +47,7 @@ func TestAWrongTypeInAnotherPeriodStopsACaptureBeforeItWrites(t *testing.T) {
 	if balance.Captured <= testFee {
 		t.Errorf("the early template fee is lost: captured %d", balance.Captured)
 	}
-	if command(t, server, "HEXISTS", key, messageOf(id)) != int64(1) {
+	if command(t, server, "HEXISTS", key, "@"+messageOf(id)) != int64(1) {
 		t.Error("nobody knows whose the message is")
 	}
 }
@@ -65,7 +65,7 @@ func TestRefusalsOfAFullMemoryTakeNoMemory(t *testing.T) {
 		}
 	}
 	b.nothingLeft(t)
-	for _, key := range texts(command(t, server, "KEYS", b.prefix+":*:settled:*")) {
+	for _, key := range texts(command(t, server, "KEYS", b.prefix+":*:past:*")) {
 		count, _ := command(t, server, "HLEN", key).(int64)
 		if count > 1 {
 			t.Errorf("%s has %d tombstones", key, count-1)
@@ -136,9 +136,9 @@ func TestHashesOfHoursToComeLastAsLong(t *testing.T) {
 	a.HoldID = id
 	_, err = b.Admit(t.Context(), a)
 	noError(t, err)
-	ttl, _ := command(t, server, "TTL", b.settledOf(id)).(int64)
+	ttl, _ := command(t, server, "TTL", b.pastOf(id)).(int64)
 	goes := time.Now().Add(time.Duration(ttl+1) * time.Second)
 	if after := goes.Sub(time.UnixMilli(hours << 23)); after < 38*24*time.Hour {
-		t.Errorf("%s goes %v after its hours have begun", b.settledOf(id), after)
+		t.Errorf("%s goes %v after its hours have begun", b.pastOf(id), after)
 	}
 }

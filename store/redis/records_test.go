@@ -147,8 +147,7 @@ func TestWhatIsSettledAndNamedIsForgottenInTime(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, "appendfsync no")
 	b := newBooks(t, testOptions(t, "single", "", server.URL()))
-	id := b.hold(b.Store)
-	key := b.messagesOf(id)
+	key := b.pastOf(store.NewHoldIDFor(b.account))
 	at := strings.LastIndex(key, ":") + 1
 	period, err := strconv.Atoi(key[at:])
 	noError(t, err)
@@ -157,12 +156,11 @@ func TestWhatIsSettledAndNamedIsForgottenInTime(t *testing.T) {
 	for _, old := range []string{past, left} {
 		command(t, server, "HSET", old, "", "1")
 	}
+	id := b.hold(b.Store)
 	noError(t, b.Capture(t.Context(), id, messageOf(id)))
 	const lifetime = 38 * 24 * 3600
-	for _, key := range []string{b.settledOf(id), key} {
-		if ttl, _ := command(t, server, "TTL", key).(int64); ttl < lifetime || ttl > lifetime*3/2 {
-			t.Errorf("%s is forgotten in %d s", key, ttl)
-		}
+	if ttl, _ := command(t, server, "TTL", key).(int64); ttl < lifetime || ttl > lifetime*3/2 {
+		t.Errorf("%s is forgotten in %d s", key, ttl)
 	}
 	if there := command(t, server, "EXISTS", past); there != int64(0) {
 		t.Error("what is past is still there")

@@ -83,9 +83,8 @@ var moneyKeys = map[string]func(b *books, id store.HoldID) string{
 	"unreported": func(*books, store.HoldID) string { return "unreported" },
 	"credits":    func(b *books, _ store.HoldID) string { return "credits:" + string(b.account) },
 	"windows":    func(b *books, _ store.HoldID) string { return "windows:" + string(b.app) },
-	"settled":    func(b *books, id store.HoldID) string { return b.inPlace(b.settledOf(cmp.Or(id, store.NewHoldID()))) },
-	"again":      func(b *books, id store.HoldID) string { return b.inPlace(b.settledOf(id.Again())) },
-	"messages":   func(b *books, id store.HoldID) string { return b.inPlace(b.messagesOf(cmp.Or(id, store.NewHoldID()))) },
+	"past":       func(b *books, id store.HoldID) string { return b.inPlace(b.pastOf(cmp.Or(id, store.NewHoldID()))) },
+	"again":      func(b *books, id store.HoldID) string { return b.inPlace(b.pastOf(id.Again())) },
 	"early":      func(_ *books, id store.HoldID) string { return "early:" + messageOf(id) },
 }
 
@@ -152,7 +151,7 @@ func (b *books) meets(server *redistest.Server, key string, take step) {
 		for _, changed := range changed(before, after) {
 			// These are steps of their own: an app's place, an operation's id, and giving up a
 			// hold that may have been made.
-			if !strings.Contains(changed, ":settled:") && !strings.HasSuffix(changed, ":operation:another") && !strings.Contains(changed, ":home:") {
+			if !strings.Contains(changed, ":past:") && !strings.HasSuffix(changed, ":operation:another") && !strings.Contains(changed, ":home:") {
 				b.t.Errorf("%s was written, and then: %v", changed, err)
 			}
 		}

@@ -11,7 +11,7 @@ if not before then
 	if not available or not credited then
 		return { 'overflow' }
 	end
-	sound(account, '', '')
+	sound(account)
 	enter(w, 'credit', operation, amount, '', '')
 	w.available, w.credited = available, credited
 	save(w)

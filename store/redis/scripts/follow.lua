@@ -23,7 +23,7 @@ if difference ~= '0' then
 	if not available or not credited then
 		return 'overflow'
 	end
-	sound(account, '', '')
+	sound(account)
 	enter(w, 'credit', id, difference, '', '')
 	w.available, w.credited = available, credited
 	save(w)

@@ -7,7 +7,7 @@ for i = 2, #ARGV do
 	local ok, result = pcall(function()
 		local h, forsaken = hold_of(id)
 		if not h and not forsaken then
-			put_settled(id, 'f')
+			put(settled_in(id), id, 'f')
 		elseif h and h.state == 'o' then
 			return settle(id, 'release', '')
 		end

@@ -73,73 +73,59 @@ local function must(account)
 	return wallet(account) or error('the wallet of a hold is missing')
 end
 
-local function settled_of(id)
-	return base .. 'settled:' .. string.sub(id, 6, 10)
+-- past is the hash of a period.
+local function past(period)
+	return base .. 'past:' .. string.format('%d', period)
 end
 
--- messages_of is where the messages of a hold are. One whose id tells of no time at which messages are
+-- settled_in is the period of the hash that a hold comes to be settled in.
+local function settled_in(id)
+	return period_of(string.sub(id, 6, 9))
+end
+
+-- named_in is that of the hash that its message comes to be in. One whose id tells of no time at which messages are
 -- looked for is taken to be of now.
-local function messages_of(id)
-	local period = tonumber(string.sub(id, 6, 9), 32)
-	if not period or period > newest_period + 1 or period <= newest_period - PERIODS then
-		period = newest_period
-	end
-	return base .. 'messages:' .. string.format('%d', period)
+local function named_in(id)
+	local period = settled_in(id)
+	return is_recent(period) and period or newest_period
 end
 
--- begin begins a hash that many share, unless it is there.
-local function begin(key, lifetime)
-	if redis.call('HEXISTS', key, '') == 0 then
-		redis.call('HSET', key, '', '1')
-		redis.call('EXPIRE', key, string.format('%d', lifetime))
-		return true
+-- begin begins the hash of a period, unless it is there. That of days to come, by the clock of a gateway that is ahead, lasts as
+-- much longer; an id that is more than a year ahead tells of no time. Those that are past are freed then, in the background: by
+-- themselves they would go a little later, and Redis would stand still.
+local function begin(period)
+	if redis.call('HEXISTS', past(period), '') == 1 then
+		return
 	end
-end
-
--- begin_messages begins one for messages. Those that are past are freed then, in the background: by themselves they
--- would go a little later, and Redis would stand still.
-local function begin_messages(key)
-	if begin(key, LIFETIME + 4 * DAYS / 1e6) then
-		local past = { 'UNLINK' }
-		for i = 1, PERIODS do
-			past[i + 1] = base .. 'messages:' .. string.format('%d', newest_period + 1 - PERIODS - i)
-		end
-		redis.call(unpack(past))
-	end
-end
-
--- begin_settled begins the hash that a hold comes to be settled in. That of hours to come, by the clock of a gateway that is
--- ahead, lasts as much longer. An id that is more than a year ahead tells of no time.
-local function begin_settled(id)
-	local ahead = (tonumber(string.sub(id, 6, 10), 32) or 0) * HOURS - real / 1e6
+	local ahead = (period * DAYS - real) / 1e6
 	if ahead < 0 or ahead > 366 * 24 * 3600 then
 		ahead = 0
 	end
-	begin(settled_of(id), LIFETIME + HOURS + ahead)
+	redis.call('HSET', past(period), '', '1')
+	redis.call('EXPIRE', past(period), string.format('%d', LIFETIME + 4 * DAYS / 1e6 + ahead))
+	for old = newest_period + 1 - 2 * PERIODS, newest_period - PERIODS do
+		if old ~= period then -- which may be of a hold that was open for long
+			redis.call('UNLINK', past(old))
+		end
+	end
 end
 
-local function put_settled(id, value)
-	begin_settled(id)
-	redis.call('HSET', settled_of(id), id, value)
-end
-
-local function put_message(key, message, record)
-	begin_messages(key)
-	redis.call('HSET', key, message, record)
+local function put(period, field, value)
+	begin(period)
+	redis.call('HSET', past(period), field, value)
 end
 
 -- message_of returns what is known of a message: its record, which may have no account, or no amount, and
--- the key that it is under. The amount, of its template fee, may be under another one.
+-- the period that it is in. The amount, of its template fee, may be in another one.
 local function message_of(message)
 	local record, at, charged
 	for period = newest_period + 1, newest_period - PERIODS + 1, -1 do
-		local key = base .. 'messages:' .. string.format('%d', period)
-		local value = redis.call('HGET', key, message)
+		local value = redis.call('HGET', past(period), MESSAGE .. message)
 		if value then
 			local account, app, amount = struct.unpack(RECORD, value)
 			charged = charged or amount ~= ''
 			if not record or record.account == '' then
-				record, at = { account = account, app = app, amount = amount }, key
+				record, at = { account = account, app = app, amount = amount }, period
 			end
 			if charged and record.account ~= '' then
 				break
@@ -153,17 +139,17 @@ local function pack(account, app, amount)
 	return struct.pack(RECORD, #account, account, #app, app, #amount, amount)
 end
 
--- sound fails where one of the keys that a step writes to holds another type. The
--- hold is that of the step, or nothing, and so is the key of messages.
-local function sound(account, hold, messages)
+-- sound fails where one of the keys that a step writes to holds another type. settled and named are the periods of
+-- the hold and the message that it writes about, or nil.
+local function sound(account, settled, named)
 	redis.call('XLEN', base .. 'ledger:' .. account)
 	redis.call('SCARD', base .. 'unreported')
 	redis.call('HLEN', base .. 'open')
-	if hold ~= '' then
-		redis.call('HLEN', settled_of(hold))
+	if settled then
+		redis.call('HLEN', past(settled))
 	end
-	if messages ~= '' then
-		redis.call('HLEN', messages)
+	if named then
+		redis.call('HLEN', past(named))
 	end
 end
 
@@ -208,9 +194,9 @@ local function save(w)
 end
 
 -- charge charges a message's template fee, which was not charged before, at one of
--- these prices. It returns the fee's result. The record is that of the message, if it has one, and key where it is
+-- these prices. It returns the fee's result. The record is that of the message, if it has one, and period where it is
 -- or comes to be.
-local function charge(w, app, message, prices, record, key)
+local function charge(w, app, message, prices, record, period)
 	local price = prices[w.currency]
 	if not price then
 		return 'not_priced'
@@ -219,11 +205,11 @@ local function charge(w, app, message, prices, record, key)
 	if not available or not captured then
 		return 'not_priced'
 	end
-	sound(w.account, '', key)
+	sound(w.account, nil, period)
 	enter(w, 'template_fee', '', price, message, app)
 	w.available, w.captured = available, captured
 	save(w)
-	put_message(key, message, pack(record and record.account or '', record and record.app or '', price))
+	put(period, MESSAGE .. message, pack(record and record.account or '', record and record.app or '', price))
 	return 'charged'
 end
 
@@ -247,13 +233,13 @@ local function named(hold, w, app, message)
 		return
 	end
 	local prices = early_of(message)
-	local record, key, charged = message_of(message)
+	local record, period, charged = message_of(message)
 	if not record or record.account == '' then
-		key = key or messages_of(hold)
+		period = period or named_in(hold)
 		record = { account = w.account, app = app, amount = record and record.amount or '' }
-		put_message(key, message, pack(record.account, app, record.amount))
+		put(period, MESSAGE .. message, pack(record.account, app, record.amount))
 	end
-	if prices and not charged and charge(w, app, message, prices, record, key) == 'charged' then
+	if prices and not charged and charge(w, app, message, prices, record, period) == 'charged' then
 		redis.call('DEL', base .. 'early:' .. message)
 	end
 end
@@ -265,7 +251,7 @@ local function hold_of(id)
 	if value then
 		value = string.sub(value, MADE + 1)
 	else
-		value = redis.call('HGET', settled_of(id), id)
+		value = redis.call('HGET', past(settled_in(id)), id)
 		if not value or value == 'f' then
 			return nil, value
 		end
@@ -281,8 +267,8 @@ local function make_hold(w, id, fee, app)
 	if not available or not held then
 		return false
 	end
-	sound(w.account, id, messages_of(id))
-	begin_settled(id)
+	sound(w.account, settled_in(id), named_in(id))
+	begin(settled_in(id))
 	enter(w, 'hold', id, fee, '', app)
 	w.available, w.held = available, held
 	save(w)
@@ -309,12 +295,12 @@ local function settle(id, outcome, message)
 	if not held or not sum then
 		return redis.error_reply(NO_FIT)
 	end
-	sound(h.account, id, message ~= '' and messages_of(id) or '')
+	sound(h.account, settled_in(id), message ~= '' and named_in(id) or nil)
 	readable(message)
 	enter(w, outcome, id, fee, message, app)
 	w.held, w[to] = held, sum
 	save(w)
-	put_settled(id, letter .. pack(h.account, app, fee))
+	put(settled_in(id), id, letter .. pack(h.account, app, fee))
 	redis.call('HDEL', base .. 'open', id)
 	named(id, w, app, message)
 	return 'settled'

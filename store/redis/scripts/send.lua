@@ -22,12 +22,7 @@ local DIGITS, FEE_DIGITS = 15, 13
 local OLD = 30 * 24 * 3600 * 1e6
 
 -- undo takes back what was written before a write failed.
-local function undo(settled, purses)
-	for _, command in ipairs(settled) do
-		for i = 3, #command, 2 do
-			redis.pcall('HDEL', command[2], command[i]) -- it may not have come to it
-		end
-	end
+local function undo(purses)
 	for account, p in pairs(purses) do
 		if p and p.entry then
 			redis.call('XDEL', p.base .. 'ledger:' .. account, p.entry)
@@ -62,15 +57,14 @@ local function send()
 	local places, heres, hashes, seen, here = {}, {}, {}, {}, false
 	for i = 1, #argv - 1 do
 		local kind, id, message, rest = unpacked(REQUEST, argv[i + 1])
-		local hash, at, field = false, 0, id
+		local hash, at = false, 0
 		base = keys[i + 2] or keys[1]
 		if not here or here.base ~= base then
 			here = heres[base]
 			if not here then
 				here = {
-					base = base, opens = { 'HMGET', base .. 'open', '' }, asked = 3, asks = false, open = {}, early = false, settled_in = {}, messages_in = {},
-					windows = {}, terms = {},
-					opened = { 'HSET', base .. 'open' }, opened_to = 2, closed = { 'HDEL', base .. 'open' }, closed_to = 2, settled = {},
+					base = base, opens = { 'HMGET', base .. 'open', '' }, asked = 3, asks = false, open = {}, early = false, past = {},
+					windows = {}, terms = {}, opened = { 'HSET', base .. 'open' }, opened_to = 2, closed = { 'HDEL', base .. 'open' }, closed_to = 2,
 				}
 				heres[base], places[#places + 1] = here, here
 			end
@@ -80,32 +74,24 @@ local function send()
 		if id ~= '' and seen[id] or message ~= '' and seen[message] then
 			kind = false -- it comes again alone
 		elseif id ~= '' then
-			local hours = sub(id, 6, 10)
+			local days = sub(id, 6, 9)
 			seen[id], here.asks = true, true
-			if kind <= HOLD then
-				hash = here.settled_in[hours]
-				if not hash then
-					hash = { 'HMGET', base .. 'settled:' .. hours, '', asked = 3, found = false, put = false, puts = 0 }
-					here.settled_in[hours], hashes[#hashes + 1] = hash, hash
-				end
-			elseif message ~= '' then
-				seen[message], field = true, message
-				hash = here.messages_in[hours]
-				if not hash then
-					local period = tonumber(sub(id, 6, 9), 32) or 0
-					local key = base .. 'messages:' .. (period <= newest_period + 1 and period > newest_period - PERIODS and period or '')
-					hash = here.messages_in[key]
-					if not hash then
-						hash = { 'HMGET', key, '', asked = 3, found = false, put = { 'HSET', key }, puts = 2 }
-						here.messages_in[key], hashes[#hashes + 1] = hash, hash
-					end
-					here.messages_in[hours] = hash
-				end
+			hash = here.past[days]
+			if not hash then
+				local period = period_of(days)
+				local key = base .. 'past:' .. period
+				hash = { 'HMGET', key, '', asked = 3, found = false, put = { 'HSET', key }, puts = 2, recent = is_recent(period) }
+				here.past[days], hashes[#hashes + 1] = hash, hash
 			end
-			if hash then
+			if kind <= HOLD or message ~= '' then
 				at = hash.asked - 1
 				hash.asked = at + 2
-				hash[at + 2] = field
+				hash[at + 2] = id
+				if message ~= '' then
+					seen[message] = true
+					hash[at + 2] = MESSAGE .. message
+					kind = hash.recent and kind
+				end
 			end
 		end
 		requests[i] = { kind, id, message, rest, hash, at, asked - 2, here }
@@ -128,9 +114,9 @@ local function send()
 		hashes[i].found = call(unpack(hashes[i]))
 	end
 
-	-- What is decided, and is to be written: purses by account, all windows, and commands, here those of settled holds
-	-- by their hours, too. terms are what requests are about, by what tells of it: many are about the same.
-	local purses, windows, settled, now_packed = {}, {}, {}, packed('>I7', now)
+	-- What is decided, and is to be written: purses by account, all windows, and commands. terms are what requests are about, by
+	-- what tells of it: many are about the same.
+	local purses, windows, now_packed = {}, {}, packed('>I7', now)
 	for i = 1, #requests do
 		local q, text, verdict = requests[i], argv[i + 1], ''
 		local kind, id, message, hash = q[1], q[2], q[3], q[5]
@@ -209,7 +195,7 @@ local function send()
 			elseif verdict ~= '' then
 				verdict = packed('>c1I7I7', verdict, second > 0 and second or 0, minute > 0 and minute or 0)
 			end
-		elseif kind and hold and (message == '' or not here.early and not known and hash.found[1]) then
+		elseif kind and hold and hash.found[1] and (message == '' or not here.early and not known) then
 			local t = terms[hold]
 			if t == nil then
 				local at, account, app, fee = unpacked(OPEN, hold)
@@ -226,13 +212,13 @@ local function send()
 				terms[hold] = t
 			end
 			if t then
-				local p, fee, entry, value = t.purse, t.fee, t.release, t.released
+				local p, fee, entry, value, put = t.purse, t.fee, t.release, t.released, hash.put
 				if kind == CAPTURE then
 					entry, value = t.capture, t.captured
 					p.captured, p.captures = p.captured + fee, true
 					if message ~= '' then
-						local put, n = hash.put, hash.puts
-						put[n + 1], put[n + 2], hash.puts = message, t.named, n + 2
+						local n = hash.puts
+						put[n + 1], put[n + 2], hash.puts = hash[q[6] + 2], t.named, n + 2
 					end
 				else
 					p.available = p.available + fee
@@ -240,14 +226,8 @@ local function send()
 				local parts, n = p.parts, 2 * p.entries
 				parts[n + 1], parts[n + 2] = entry, sub(text, 2, q[4] - 1)
 				p.entries, p.held = p.entries + 1, p.held - fee
-				local hours = sub(id, 6, 10)
-				local command = here.settled[hours]
-				if not command then
-					command = { 'HSET', here.base .. 'settled:' .. hours }
-					here.settled[hours], settled[#settled + 1] = command, command
-				end
-				n = #command
-				command[n + 1], command[n + 2] = id, value
+				n = hash.puts
+				put[n + 1], put[n + 2], hash.puts = id, value, n + 2
 				here.closed_to = here.closed_to + 1
 				here.closed[here.closed_to] = id
 				verdict = 'settled'
@@ -258,11 +238,6 @@ local function send()
 
 	-- What is written. What was not read may be of another type, and a ledger may be ahead of the clock: those
 	-- come first, and are taken back where one of them fails.
-	for _, command in ipairs(settled) do
-		if type(redis.pcall(unpack(command))) == 'table' then
-			return undo(settled, purses)
-		end
-	end
 	for account, p in pairs(purses) do
 		if p and p.entries > 0 then
 			local result
@@ -282,7 +257,7 @@ local function send()
 				result = redis.pcall('XADD', ledger, entry, 'b', p.before, 'e', parts, 't', argv[1])
 			end
 			if type(result) == 'table' then
-				return undo(settled, purses)
+				return undo(purses)
 			end
 			p.entry = entry
 		end

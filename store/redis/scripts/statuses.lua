@@ -16,7 +16,7 @@ local function again(id, new, message)
 	if not available or not captured then
 		error('a wallet would not fit')
 	end
-	sound(w.account, new, messages_of(id))
+	sound(w.account, settled_in(new), named_in(id))
 	readable(message)
 	enter(w, 'hold', new, fee, '', app)
 	w.available = available
@@ -24,8 +24,8 @@ local function again(id, new, message)
 	w.captured = captured
 	save(w)
 	local record = pack(w.account, app, fee)
-	redis.call('HSET', settled_of(id), id, 'a' .. record)
-	put_settled(new, 'c' .. record)
+	redis.call('HSET', past(settled_in(id)), id, 'a' .. record)
+	put(settled_in(new), new, 'c' .. record)
 	named(id, w, app, message)
 	return 1
 end
@@ -35,12 +35,12 @@ end
 local function template_fee(hold, h, message, prices)
 	if h then
 		-- Usually it is where its hold tells, and was charged there if it was.
-		local value = redis.call('HGET', messages_of(hold), message)
+		local value = redis.call('HGET', past(named_in(hold)), MESSAGE .. message)
 		if value and select(3, struct.unpack(RECORD, value)) ~= '' then
 			return 'repeated'
 		end
 	end
-	local record, key, charged = message_of(message)
+	local record, period, charged = message_of(message)
 	local owner, app
 	if h then
 		owner, app = h.account, h.app
@@ -48,7 +48,7 @@ local function template_fee(hold, h, message, prices)
 		owner, app = record.account, record.app
 	end
 	if owner then
-		return charged and 'repeated' or charge(must(owner), app, message, prices, record, key or messages_of(hold))
+		return charged and 'repeated' or charge(must(owner), app, message, prices, record, period or named_in(hold))
 	end
 	if not charged then
 		redis.call('HSET', base .. 'open', '', digits(real + KNOWN * 1e6))
