@@ -242,7 +242,7 @@ func (l *alike) meanwhile(s *Store, what int, id store.HoldID, account tenant.Ac
 	}
 }
 
-// aMonth is after what the hashes that holds are settled in last, from the ends of their hours on.
+// aMonth is when a hold is too old to be settled in a run, and all that was settled or named is gone.
 func (l *alike) aMonth() {
 	l.now = l.now.Add(31 * 24 * time.Hour)
 	for _, s := range []*Store{l.together, l.oneByOne} {

@@ -77,7 +77,7 @@ func TestMemory(t *testing.T) {
 		}
 		past := bytesUnder(t, server, base+"past:*")
 		ledger := bytesUnder(t, server, base+"ledger:"+string(b.account))
-		t.Logf("a message, captured: hold and message %d bytes (for 38 days), ledger %d bytes (for ever)", past/messages, ledger/messages)
+		t.Logf("a message, captured: hold and message %d bytes (for 40 to 44 days), ledger %d bytes (for ever)", past/messages, ledger/messages)
 	})
 	t.Run("event", func(t *testing.T) {
 		const events, payload = 2000, 700

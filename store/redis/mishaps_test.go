@@ -122,23 +122,44 @@ func TestChargesAreReportedAfterTheListWasLost(t *testing.T) {
 	}
 }
 
-// A gateway whose clock was ahead once has begun the hash of hours to come.
-func TestHashesOfHoursToComeLastAsLong(t *testing.T) {
+// at has the id of a hold tell of another time.
+func at(id store.HoldID, when time.Time) store.HoldID {
+	hours := strconv.FormatInt(when.UnixMilli()>>23, 32)
+	return store.HoldID("hold_" + strings.Repeat("0", 5-len(hours)) + hours + string(id[10:]))
+}
+
+// A gateway whose clock was ahead once has begun the hash of days to come.
+func TestHashesOfDaysToComeLastAsLong(t *testing.T) {
 	server := redistest.Start(t, "appendfsync no")
 	b := newBooks(t, testOptions(t, "single", "", server.URL()))
-	own := store.NewHoldIDFor(b.account)
-	hours, err := strconv.ParseInt(string(own[5:10]), 32, 64) // 2²³ ms each
-	noError(t, err)
-	hours += 37 * 24 * time.Hour.Milliseconds() >> 23
-	text := strconv.FormatInt(hours, 32)
-	id := store.HoldID("hold_" + strings.Repeat("0", 5-len(text)) + text + string(own[10:]))
 	a := b.admission()
-	a.HoldID = id
-	_, err = b.Admit(t.Context(), a)
+	begins := time.Now().Add(37 * 24 * time.Hour)
+	a.HoldID = at(a.HoldID, begins)
+	_, err := b.Admit(t.Context(), a)
 	noError(t, err)
-	ttl, _ := command(t, server, "TTL", b.pastOf(id)).(int64)
+	ttl, _ := command(t, server, "TTL", b.pastOf(a.HoldID)).(int64)
 	goes := time.Now().Add(time.Duration(ttl+1) * time.Second)
-	if after := goes.Sub(time.UnixMilli(hours << 23)); after < 38*24*time.Hour {
-		t.Errorf("%s goes %v after its hours have begun", b.pastOf(id), after)
+	if after := goes.Sub(begins); after < 38*24*time.Hour {
+		t.Errorf("%s goes %v after its days have begun", b.pastOf(a.HoldID), after)
 	}
+}
+
+// A hold that was open for long, or made by a gateway whose clock is behind, is settled in a hash that is past. Its own message,
+// and what is settled behind it, begin others, and that one stays.
+func TestWhatIsSettledLateIsRememberedAllTheSame(t *testing.T) {
+	server := redistest.Start(t, "appendfsync no")
+	b := newBooks(t, testOptions(t, "single", "", server.URL()))
+	for _, days := range []int{45, 60, 80} {
+		a := b.admission()
+		a.HoldID = at(a.HoldID, time.Now().Add(-time.Duration(days)*24*time.Hour))
+		_, err := b.Admit(t.Context(), a)
+		noError(t, err)
+		for range 2 {
+			noError(t, b.Capture(t.Context(), a.HoldID, messageOf(a.HoldID)))
+		}
+		if ttl, _ := command(t, server, "TTL", b.pastOf(a.HoldID)).(int64); ttl < 38*24*3600 {
+			t.Errorf("what was settled %d days late is forgotten in %d s", days, ttl)
+		}
+	}
+	b.wantHolds(3, 0, 0)
 }

@@ -133,13 +133,30 @@ func spoil(t *testing.T, server *redistest.Server, key string) (repair func()) {
 	}
 }
 
+// messages is how many messages the place of the account knows.
+func (b *books) messages() (n int) {
+	ctx := b.t.Context()
+	for _, key := range b.client.Keys(ctx, b.base(placeOf(b.account))+"past:*").Val() {
+		for _, field := range b.client.HKeys(ctx, key).Val() { // none of another type
+			if strings.HasPrefix(field, "@") {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // meets takes a step while a key is spoilt, and again when it is not.
 func (b *books) meets(server *redistest.Server, key string, take step) {
 	repair := spoil(b.t.(*testing.T), server, key)
 	before := contents(b.t, server, b.prefix)
+	named := b.messages()
 	err := take()
 	b.nothingLeft(b.t)
 	after := contents(b.t, server, b.prefix)
+	if err != nil && b.messages() != named {
+		b.t.Errorf("whose a message is was written, and then: %v", err)
+	}
 	if err == nil {
 		if before[key] != after[key] {
 			b.t.Error("the step has written over what it did not know")

@@ -92,7 +92,8 @@ end
 
 -- begin begins the hash of a period, unless it is there. That of days to come, by the clock of a gateway that is ahead, lasts as
 -- much longer; an id that is more than a year ahead tells of no time. Those that are past are freed then, in the background: by
--- themselves they would go a little later, and Redis would stand still.
+-- themselves they would go a little later, and Redis would stand still. One that was begun late, by a gateway whose clock is
+-- behind or for a hold that was open for long, is left its time.
 local function begin(period)
 	if redis.call('HEXISTS', past(period), '') == 1 then
 		return
@@ -104,7 +105,7 @@ local function begin(period)
 	redis.call('HSET', past(period), '', '1')
 	redis.call('EXPIRE', past(period), string.format('%d', LIFETIME + 4 * DAYS / 1e6 + ahead))
 	for old = newest_period + 1 - 2 * PERIODS, newest_period - PERIODS do
-		if old ~= period then -- which may be of a hold that was open for long
+		if redis.call('TTL', past(old)) < 4 * DAYS / 1e6 then
 			redis.call('UNLINK', past(old))
 		end
 	end
