@@ -82,7 +82,7 @@ type checks struct{ keys, limits, balance bool }
 func (r *rig) checkTargets() error {
 	for _, t := range r.targets {
 		if err := r.check(t); err != nil {
-			return fmt.Errorf("%s does not do its job: %w", t.name, err)
+			return fmt.Errorf("%s does not do its job: %w\n%s", t.name, err, t.process.lastWords())
 		}
 		r.progress("%s does its job", t.name)
 	}
