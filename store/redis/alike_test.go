@@ -5,7 +5,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -57,7 +56,7 @@ func newAlike(t *testing.T, server *redistest.Server) *alike {
 	l.places = l.places[:3]
 	for len(l.accounts) <= len(wealth) {
 		account := tenant.AccountID(tenant.NewID("acct"))
-		// The third is who has enough, and in the first place; the last one is there, too.
+		// The third, who has enough, is of the first place, and so is the last one, whom there is not.
 		if p := placeOf(account); !slices.Contains(l.places, p) || (len(l.accounts)-2)%3 == 0 && p != l.places[0] {
 			continue
 		}
@@ -122,8 +121,7 @@ func (l *alike) hold(p place, again int) store.HoldID {
 	}
 	if rand.IntN(8) == 0 {
 		days := time.Duration(oneOf(-50, -20, -1, 0, 4, 400)) * 24 * time.Hour
-		hours := strconv.FormatInt(time.Now().Add(days).UnixMilli()>>23, 32)
-		id = "hold_" + oneOf(strings.Repeat("0", 5-len(hours))+hours, "zzzzz") + id[10:]
+		id = oneOf(string(at(store.HoldID(id), time.Now().Add(days))), "hold_zzzzz"+id[10:])
 	}
 	l.holds, l.homes[store.HoldID(id)] = append(l.holds, store.HoldID(id)), p
 	return store.HoldID(id)

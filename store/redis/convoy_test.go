@@ -8,6 +8,7 @@ import (
 
 	"github.com/connexease/caddy-whatsapp-gateway/pricing"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
+	"github.com/connexease/caddy-whatsapp-gateway/store/redis/redistest"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
@@ -59,7 +60,8 @@ func TestRequestsOfOneRunDoNotHinderOneAnother(t *testing.T) {
 }
 
 func hinderNot(t *testing.T, inOnePlace bool, spoiltKey func(*Store, tenant.AccountID) string) {
-	b, s, w := onLane(t, patience, time.Hour)
+	server := redistest.Start(t, "appendfsync no")
+	b, s, w := onLaneOf(t, server, patience, time.Hour)
 	const each = 3 // of each account, in turn
 	rich := b.neighbour(inOnePlace, 9_000_000_000_000_000_001)
 	poor := b.neighbour(inOnePlace, 1)
@@ -70,9 +72,7 @@ func hinderNot(t *testing.T, inOnePlace bool, spoiltKey func(*Store, tenant.Acco
 		_, err := s.home(t.Context(), other.admission()) // looked up once
 		noError(t, err)
 	}
-	key := spoiltKey(s, spoilt.account)
-	noError(t, s.client.Rename(t.Context(), key, key+" aside").Err())
-	noError(t, s.client.Set(t.Context(), key, "spoilt", 0).Err())
+	repair := spoil(t, server, spoiltKey(s, spoilt.account))
 
 	var mu sync.Mutex
 	verdicts := make(map[*books]map[store.Verdict]int)
@@ -113,7 +113,7 @@ func hinderNot(t *testing.T, inOnePlace bool, spoiltKey func(*Store, tenant.Acco
 	if verdicts[limited][store.Admitted] != each-1 || verdicts[limited][store.OverMinute] != 1 {
 		t.Errorf("who may send %d has the verdicts %v", each-1, verdicts[limited])
 	}
-	noError(t, s.client.Rename(t.Context(), key+" aside", key).Err())
+	repair()
 	s.nothingLeft(t)
 
 	b.together(s, w, b.settling(t, s, held))

@@ -42,6 +42,7 @@ func (b *books) neighbours(n int, money pricing.Micros) (all []*books) {
 	return all
 }
 
+// charged wants each of the accounts to have been charged so often.
 func charged(payers []*books, each int) {
 	for _, payer := range payers {
 		payer.wantHolds(each, 0, 0)
@@ -78,9 +79,7 @@ func TestBehindARunOfSeveralPlacesThatFailedEachIsOfOne(t *testing.T) {
 	for _, payer := range payers {
 		payer.hold(s)
 	}
-	wallet := s.wallet(payers[0].account)
-	noError(t, s.client.Rename(t.Context(), wallet, wallet+" aside").Err())
-	noError(t, s.client.Set(t.Context(), wallet, "spoilt", 0).Err())
+	repair := spoil(t, server, s.wallet(payers[0].account))
 	admit := func(payer *books) func() {
 		a := payer.admission()
 		return func() {
@@ -101,7 +100,7 @@ func TestBehindARunOfSeveralPlacesThatFailedEachIsOfOne(t *testing.T) {
 			t.Errorf("%d were asked for again, want %d", n, again)
 		}
 	}
-	noError(t, s.client.Rename(t.Context(), wallet+" aside", wallet).Err())
+	repair()
 	s.nothingLeft(t)
 	b.wantHolds(1, 0, 3)
 }

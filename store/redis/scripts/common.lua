@@ -1,6 +1,6 @@
 -- What every script begins with. A place's keys begin with base, so that all of
--- them are in one slot. (A run of several sends may be of several places: see send.lua.) Money is written in decimal digits, as Redis has it: Lua's
--- numbers are exact up to 2^53 only.
+-- them are in one slot. (A run of several sends may be of several places: see send.lua.)
+-- Money is written in decimal digits, as Redis has it: Lua's numbers are exact up to 2^53 only.
 local base = KEYS[1]
 local clock = redis.call('TIME')
 local real = clock[1] * 1000000 + clock[2]

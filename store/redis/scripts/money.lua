@@ -73,11 +73,6 @@ local function must(account)
 	return wallet(account) or error('the wallet of a hold is missing')
 end
 
--- past is the hash of a period.
-local function past(period)
-	return base .. 'past:' .. string.format('%d', period)
-end
-
 -- settled_in is the period of the hash that a hold comes to be settled in.
 local function settled_in(id)
 	return period_of(string.sub(id, 6, 9))
@@ -95,25 +90,25 @@ end
 -- themselves they would go a little later, and Redis would stand still. One that was begun late, by a gateway whose clock is
 -- behind or for a hold that was open for long, is left its time.
 local function begin(period)
-	if redis.call('HEXISTS', past(period), '') == 1 then
+	if redis.call('HEXISTS', past(base, period), '') == 1 then
 		return
 	end
 	local ahead = (period * DAYS - real) / 1e6
 	if ahead < 0 or ahead > 366 * 24 * 3600 then
 		ahead = 0
 	end
-	redis.call('HSET', past(period), '', '1')
-	redis.call('EXPIRE', past(period), string.format('%d', LIFETIME + 4 * DAYS / 1e6 + ahead))
+	redis.call('HSET', past(base, period), '', '1')
+	redis.call('EXPIRE', past(base, period), string.format('%d', LIFETIME + 4 * DAYS / 1e6 + ahead))
 	for old = newest_period + 1 - 2 * PERIODS, newest_period - PERIODS do
-		if redis.call('TTL', past(old)) < 4 * DAYS / 1e6 then
-			redis.call('UNLINK', past(old))
+		if redis.call('TTL', past(base, old)) < 4 * DAYS / 1e6 then
+			redis.call('UNLINK', past(base, old))
 		end
 	end
 end
 
 local function put(period, field, value)
 	begin(period)
-	redis.call('HSET', past(period), field, value)
+	redis.call('HSET', past(base, period), field, value)
 end
 
 -- message_of returns what is known of a message: its record, which may have no account, or no amount, and
@@ -121,7 +116,7 @@ end
 local function message_of(message)
 	local record, at, charged
 	for period = newest_period + 1, newest_period - PERIODS + 1, -1 do
-		local value = redis.call('HGET', past(period), MESSAGE .. message)
+		local value = redis.call('HGET', past(base, period), MESSAGE .. message)
 		if value then
 			local account, app, amount = struct.unpack(RECORD, value)
 			charged = charged or amount ~= ''
@@ -147,10 +142,10 @@ local function sound(account, settled, named)
 	redis.call('SCARD', base .. 'unreported')
 	redis.call('HLEN', base .. 'open')
 	if settled then
-		redis.call('HLEN', past(settled))
+		redis.call('HLEN', past(base, settled))
 	end
 	if named then
-		redis.call('HLEN', past(named))
+		redis.call('HLEN', past(base, named))
 	end
 end
 
@@ -252,7 +247,7 @@ local function hold_of(id)
 	if value then
 		value = string.sub(value, MADE + 1)
 	else
-		value = redis.call('HGET', past(settled_in(id)), id)
+		value = redis.call('HGET', past(base, settled_in(id)), id)
 		if not value or value == 'f' then
 			return nil, value
 		end

@@ -26,8 +26,13 @@ local DAYS, PERIODS = 2 ^ 28 * 1000, 14
 local newest_period = math.floor(real / DAYS)
 
 -- period_of is that of a hold by the first four digits of its id; 0 for one that tells of no time.
-local function period_of(digits)
-	return tonumber(digits, 32) or 0
+local function period_of(first)
+	return tonumber(first, 32) or 0
+end
+
+-- past is the hash of a period in a place.
+local function past(base, period)
+	return base .. 'past:' .. string.format('%d', period)
 end
 
 -- is_recent tells whether messages are looked for in a period.

@@ -79,7 +79,7 @@ local function send()
 			hash = here.past[days]
 			if not hash then
 				local period = period_of(days)
-				local key = base .. 'past:' .. period
+				local key = past(base, period)
 				hash = { 'HMGET', key, '', asked = 3, found = false, put = { 'HSET', key }, puts = 2, recent = is_recent(period) }
 				here.past[days], hashes[#hashes + 1] = hash, hash
 			end
@@ -212,13 +212,12 @@ local function send()
 				terms[hold] = t
 			end
 			if t then
-				local p, fee, entry, value, put = t.purse, t.fee, t.release, t.released, hash.put
+				local p, fee, entry, value, put, puts = t.purse, t.fee, t.release, t.released, hash.put, hash.puts
 				if kind == CAPTURE then
 					entry, value = t.capture, t.captured
 					p.captured, p.captures = p.captured + fee, true
 					if message ~= '' then
-						local n = hash.puts
-						put[n + 1], put[n + 2], hash.puts = hash[q[6] + 2], t.named, n + 2
+						put[puts + 1], put[puts + 2], puts = hash[q[6] + 2], t.named, puts + 2 -- under the field that was asked for
 					end
 				else
 					p.available = p.available + fee
@@ -226,8 +225,7 @@ local function send()
 				local parts, n = p.parts, 2 * p.entries
 				parts[n + 1], parts[n + 2] = entry, sub(text, 2, q[4] - 1)
 				p.entries, p.held = p.entries + 1, p.held - fee
-				n = hash.puts
-				put[n + 1], put[n + 2], hash.puts = id, value, n + 2
+				put[puts + 1], put[puts + 2], hash.puts = id, value, puts + 2
 				here.closed_to = here.closed_to + 1
 				here.closed[here.closed_to] = id
 				verdict = 'settled'

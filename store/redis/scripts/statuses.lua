@@ -24,7 +24,7 @@ local function again(id, new, message)
 	w.captured = captured
 	save(w)
 	local record = pack(w.account, app, fee)
-	redis.call('HSET', past(settled_in(id)), id, 'a' .. record)
+	redis.call('HSET', past(base, settled_in(id)), id, 'a' .. record)
 	put(settled_in(new), new, 'c' .. record)
 	named(id, w, app, message)
 	return 1
@@ -35,7 +35,7 @@ end
 local function template_fee(hold, h, message, prices)
 	if h then
 		-- Usually it is where its hold tells, and was charged there if it was.
-		local value = redis.call('HGET', past(named_in(hold)), MESSAGE .. message)
+		local value = redis.call('HGET', past(base, named_in(hold)), MESSAGE .. message)
 		if value and select(3, struct.unpack(RECORD, value)) ~= '' then
 			return 'repeated'
 		end
