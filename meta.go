@@ -108,26 +108,25 @@ func (h *Handler) metaRequest(x *exchange, r *http.Request) *http.Request {
 	path := "/" + h.GraphVersion + "/" + s.grant.App.PhoneNumberID + endpoint
 	x.url.Path = path
 	x.body.Reset(s.message.body)
-	req := &http.Request{
-		Method: http.MethodPost,
-		URL:    &x.url,
-		Proto:  "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: http.Header{
-			"Accept":       x.headers.of("application/json"),
-			"Content-Type": x.headers.of("application/json"),
-			"User-Agent":   x.headers.of(userAgent),
-			// A name without a value keeps reverse_proxy from setting it.
-			"X-Forwarded-For":   nil,
-			"X-Forwarded-Host":  nil,
-			"X-Forwarded-Proto": nil,
-		},
-		Body:          &x.body,
-		ContentLength: int64(len(s.message.body)),
-		RemoteAddr:    r.RemoteAddr,
-		RequestURI:    path,
+	req := noRequest.WithContext(x.traced())
+	req.Method, req.URL, req.RequestURI = http.MethodPost, &x.url, path
+	req.Proto, req.ProtoMajor, req.ProtoMinor = "HTTP/1.1", 1, 1
+	req.Header = http.Header{
+		"Accept":       x.headers.of("application/json"),
+		"Content-Type": x.headers.of("application/json"),
+		"User-Agent":   x.headers.of(userAgent),
+		// A name without a value keeps reverse_proxy from setting it.
+		"X-Forwarded-For":   nil,
+		"X-Forwarded-Host":  nil,
+		"X-Forwarded-Proto": nil,
 	}
-	return req.WithContext(x.traced())
+	req.Body, req.ContentLength = &x.body, int64(len(s.message.body))
+	req.RemoteAddr = r.RemoteAddr
+	return req
 }
+
+// noRequest is what a request is made from that has a context from the beginning: net/http copies it.
+var noRequest = new(http.Request)
 
 // traced is the context with a trace that notes when the request may have touched
 // a connection. An established connection has its TLS handshake behind it, so a

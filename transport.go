@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.uber.org/zap/zapcore"
 )
 
 func init() {
@@ -26,6 +27,8 @@ type Transport struct {
 	TransportRaw json.RawMessage `json:"transport,omitempty" caddy:"namespace=http.reverse_proxy.transport inline_key=protocol"`
 
 	inner http.RoundTripper
+	// quiet: nobody gets what reverse_proxy logs at level DEBUG.
+	quiet bool
 }
 
 // transportName is what the module is called among transports.
@@ -46,6 +49,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		return err
 	}
 	t.inner = inner.(http.RoundTripper)
+	t.quiet = !ctx.Logger(new(reverseproxy.Handler)).Core().Enabled(zapcore.DebugLevel)
 	return nil
 }
 
@@ -69,6 +73,9 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	x.tried = true
 	x.send.clean(answer.Header)
+	if t.quiet {
+		r.Header = nil // reverse_proxy would encode them for the log, whether anybody gets that or not
+	}
 	return answer, nil
 }
 

@@ -105,6 +105,22 @@ func TestTheTokenIsAddedBehindTheLog(t *testing.T) {
 	}
 }
 
+func TestHeadersThatNobodyLogsAreLeftOut(t *testing.T) {
+	r := testRequest()
+	transport := &Transport{quiet: true, inner: roundTripper(func(out *http.Request) (*http.Response, error) {
+		if out.Header.Get("Authorization") == "" || r.Header == nil {
+			t.Error("headers are left out before the request is sent")
+		}
+		return &http.Response{Header: http.Header{}}, nil
+	})}
+	if _, err := transport.RoundTrip(r); err != nil {
+		t.Fatal(err)
+	}
+	if r.Header != nil {
+		t.Errorf("what is logged has the headers %v", r.Header)
+	}
+}
+
 // A connection that only notes what is written to it.
 type writes struct{ pieces [][]byte }
 

@@ -114,6 +114,9 @@ func TestDebugLogsHoldNoSecret(t *testing.T) {
 	if !strings.Contains(g.output(), `"level":"debug"`) {
 		t.Error("nothing was logged for debugging")
 	}
+	if !strings.Contains(g.output(), `"User-Agent":["caddy-whatsapp-gateway"]`) {
+		t.Error("what was sent to Meta was not logged for debugging")
+	}
 }
 
 // Meta repeats a token that it does not take in an answer header of its own.
