@@ -20,24 +20,25 @@ import (
 var (
 	admitScript  = newScript(header, sendFiles...)
 	settleScript = newScript(headerAlways, sendFiles...)
-	sendFiles    = []string{"scripts/records.lua", "scripts/windows.lua", "scripts/send.lua", "scripts/money.lua", "scripts/send_else.lua"}
+	sendFiles    = []string{"scripts/records.lua", "scripts/windows.lua", "scripts/bundles.lua", "scripts/send.lua", "scripts/money.lua", "scripts/send_else.lua"}
 )
 
 // modes are how the script knows the modes.
-var modes = map[store.Mode]byte{store.Check: 0, store.Count: 1, store.Hold: 2}
+var modes = map[store.Mode]byte{store.Check: kindCheck, store.Count: kindCount, store.Hold: kindHold}
 
 // verdicts are the script's, and of whom a hold is that was made before.
 var verdicts = [...]struct {
 	word byte
 	store.Verdict
 }{
-	{'a', store.Admitted}, {repeated, store.Admitted},
+	{admitted, store.Admitted}, {repeated, store.Admitted},
 	{'s', store.OverSecond}, {'m', store.OverMinute},
 	{'n', store.NoAccount}, {'b', store.NoBalance},
 }
 
 // Words of the script's that are more than a verdict.
 const (
+	admitted      = 'a'
 	repeated      = 'r'
 	wordForsaken  = 'f'
 	lengthOfReply = 1 + 7 + 7
@@ -182,15 +183,14 @@ func (s *Store) decide(ctx context.Context, p place, mode store.Mode, windows, m
 	return d, unexpected(reply)
 }
 
-// toAdmit is a request to admit, as the script reads it.
-func toAdmit(mode store.Mode, windows, money bool, a store.Admission) packed {
-	id := string(a.HoldID)
-	if !money {
-		id = ""
+// toAdmit is a request to admit.
+func toAdmit(mode store.Mode, windows, money bool, a store.Admission) request {
+	q := append(make(packed, 0, 112), flag(windows), flag(money)).number(a.Limits.PerSecond).number(a.Limits.PerMinute)
+	r := request{kind: modes[mode], terms: q.text(string(a.Account)).text(string(a.App)).decimal(int64(a.Fee))}
+	if money {
+		r.hold = a.HoldID
 	}
-	q := append(make(packed, 0, 160), modes[mode]).text(id).text("")
-	q = append(q, flag(windows), flag(money)).number(a.Limits.PerSecond).number(a.Limits.PerMinute)
-	return q.text(string(a.Account)).text(string(a.App)).decimal(int64(a.Fee))
+	return r
 }
 
 func flag(on bool) byte {

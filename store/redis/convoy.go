@@ -28,7 +28,9 @@ type convoy struct {
 // group is those jobs of a convoy that are one run of a script, in the same place or, where there is no Cluster, in several. What
 // it reads and writes for all those of a place, it reads and writes once.
 type group struct {
-	jobs []*job
+	bundles []bundle
+	// names are the holds and messages that they are about.
+	names map[name]struct{}
 	// scattered: they are of several places.
 	scattered bool
 	// args and command are those of several jobs. One alone has its own.
@@ -41,9 +43,12 @@ var convoys = sync.Pool{New: func() any { return new(convoy) }}
 func (b *convoy) release() {
 	for i := range b.groups {
 		g := &b.groups[i]
-		clear(g.jobs)
+		for i := range g.bundles {
+			g.bundles[i].clear()
+		}
 		clear(g.args)
-		g.jobs, g.args, g.command, g.scattered = g.jobs[:0], g.args[:0], nil, false
+		clear(g.names)
+		g.bundles, g.args, g.command, g.scattered = g.bundles[:0], g.args[:0], nil, false
 	}
 	clear(b.jobs)
 	clear(b.commands)
@@ -52,46 +57,93 @@ func (b *convoy) release() {
 	convoys.Put(b)
 }
 
+// name is that of a hold or of a message.
+type name struct {
+	text    string
+	message bool
+}
+
 // join adds a job to its group.
 func (b *convoy) join(j *job) {
 	j.written = false
 	for i := range b.groups {
 		g := &b.groups[i]
-		first := g.jobs[0]
+		first := g.bundles[0].jobs[0]
 		elsewhere := first.args[argBase] != j.args[argBase]
-		if elsewhere && !b.mayScatter || first.args[argNow] != j.args[argNow] {
+		if elsewhere && !b.mayScatter || first.args[argNow] != j.args[argNow] || g.isAbout(&j.request) {
 			continue
 		}
-		g.jobs = append(g.jobs, j)
 		g.scattered = g.scattered || elsewhere
+		g.join(j)
 		return
 	}
-	if n := len(b.groups); n < cap(b.groups) {
-		b.groups = b.groups[:n+1] // with what it was made of before
-	} else {
-		b.groups = append(b.groups, group{})
-	}
-	g := &b.groups[len(b.groups)-1]
-	g.jobs = append(g.jobs, j)
+	b.groups = another(b.groups)
+	b.groups[len(b.groups)-1].join(j)
 }
 
-// asCommand is what a group is sent as. Behind the keys that every script declares it has the bases of all jobs, where they differ.
-func (g *group) asCommand() goredis.Cmder {
-	first := g.jobs[0]
-	if len(g.jobs) == 1 {
-		return first.command
+// isAbout tells whether a job of the group is about the same hold or message as a request.
+func (g *group) isAbout(r *request) bool {
+	_, hold := g.names[name{string(r.hold), false}]
+	_, message := g.names[name{r.message, true}]
+	return hold || message
+}
+
+// join adds a job to its bundle.
+func (g *group) join(j *job) {
+	if g.names == nil {
+		g.names = make(map[name]struct{})
 	}
+	if j.request.hold != "" {
+		g.names[name{string(j.request.hold), false}] = struct{}{}
+	}
+	if j.request.message != "" {
+		g.names[name{j.request.message, true}] = struct{}{}
+	}
+	for i := range g.bundles {
+		if b := &g.bundles[i]; b.takes(j) {
+			b.jobs = append(b.jobs, j)
+			return
+		}
+	}
+	g.bundles = another(g.bundles)
+	b := &g.bundles[len(g.bundles)-1]
+	b.jobs = append(b.jobs, j)
+}
+
+// another adds an element, with what it was made of before.
+func another[T any](all []T) []T {
+	if n := len(all); n < cap(all) {
+		return all[:n+1]
+	}
+	return append(all, *new(T))
+}
+
+// alone is the only job of a group, or nil.
+func (g *group) alone() *job {
+	if len(g.bundles) == 1 && len(g.bundles[0].jobs) == 1 {
+		return g.bundles[0].jobs[0]
+	}
+	return nil
+}
+
+// asCommand is what a group is sent as. Behind the keys that every script declares it has the bases of all bundles, where they differ.
+func (g *group) asCommand() goredis.Cmder {
+	if j := g.alone(); j != nil {
+		return j.command
+	}
+	first := g.bundles[0].jobs[0]
 	g.args = append(g.args, first.args[:argNow]...)
 	if g.scattered {
-		for _, j := range g.jobs {
-			g.args = append(g.args, j.args[argBase])
+		for i := range g.bundles {
+			g.args = append(g.args, g.bundles[i].jobs[0].args[argBase])
 		}
 		g.args[argKeys] = len(g.args) - argBase
 	}
 	g.args = append(g.args, first.args[argNow])
-	for _, j := range g.jobs {
-		g.args = append(g.args, j)
-		if j.script == admitScript {
+	for i := range g.bundles {
+		b := &g.bundles[i]
+		g.args = append(g.args, b)
+		if b.jobs[0].script == admitScript {
 			g.args[argSHA] = admitScript.boxed
 		}
 	}
@@ -102,28 +154,30 @@ func (g *group) asCommand() goredis.Cmder {
 // share gives each job of a group that was sent its answer, and tells of each whether
 // it is to be sent again by itself.
 func (b *convoy) share(g *group, again func(*job)) {
-	if len(g.jobs) == 1 {
-		j := g.jobs[0]
+	if j := g.alone(); j != nil {
 		if j.err = j.command.Err(); noScript(j.err) {
 			again(j)
 		}
 		return
 	}
 	replies, err := g.command.Result()
-	if err == nil && len(replies) != len(g.jobs) {
+	if err == nil && len(replies) != len(g.bundles) {
 		err = unexpected(replies)
 	}
 	crossSlot := g.scattered && goredis.HasErrorPrefix(err, "CROSSSLOT")
 	b.crossSlot = b.crossSlot || crossSlot
-	answers := func(reply string) bool { return reply != "" }
-	b.failed = b.failed || g.scattered && err == nil && !slices.ContainsFunc(replies, answers)
-	for i, j := range g.jobs {
-		if j.err = err; err == nil {
-			j.command.SetVal(replies[i])
+	b.failed = b.failed || g.scattered && err == nil && !slices.ContainsFunc(replies, func(reply string) bool { return reply != "" })
+	for i := range g.bundles {
+		if err == nil {
+			g.bundles[i].answer(replies[i], again)
+			continue
 		}
-		// A full memory refuses what admits, and whatever came with it.
-		if crossSlot || noScript(err) || err == nil && replies[i] == "" || j.script == settleScript && hasCode(err, noRoom) {
-			again(j)
+		for _, j := range g.bundles[i].jobs {
+			j.err = err
+			// A full memory refuses what admits, and whatever came with it.
+			if crossSlot || noScript(err) || j.script == settleScript && hasCode(err, noRoom) {
+				again(j)
+			}
 		}
 	}
 }

@@ -15,7 +15,8 @@ import (
 type job struct {
 	node     *goredis.Client // where it is sent to
 	script   *script
-	payload  []byte // what the script is to do: its ARGV[2]
+	request  request
+	packed   packed // the request, as it is written
 	deadline time.Time
 
 	args    [argsOfJob]any
@@ -46,13 +47,13 @@ const (
 	argBase    = 3
 	argNoKey   = 4
 	argNow     = 5
-	argPayload = 6
+	argRequest = 6
 	argsOfJob  = 7
 )
 
 var jobs = sync.Pool{New: func() any {
 	j := newJob()
-	j.args = [argsOfJob]any{0: "evalsha", argKeys: "2", argPayload: j}
+	j.args = [argsOfJob]any{0: "evalsha", argKeys: "2", argRequest: j}
 	j.command = goredis.NewStringCmd(context.Background(), j.args[:]...)
 	return j
 }}
@@ -72,7 +73,8 @@ func (j *job) tell() {
 // MarshalBinary is what go-redis writes of a job.
 func (j *job) MarshalBinary() ([]byte, error) {
 	j.written = true
-	return j.payload, nil
+	j.packed = j.request.packed(j.packed[:0])
+	return j.packed, nil
 }
 
 // release returns what became of a job that is done, and lets it be used again.
@@ -85,7 +87,7 @@ func (j *job) release() answer {
 	j.command.SetVal("")
 	j.command.SetErr(nil)
 	j.node, j.script, j.err = nil, nil, nil
-	j.payload = nil
+	j.request = request{}
 	jobs.Put(j)
 	return a
 }

@@ -69,6 +69,9 @@ func (s *Store) ledgerPage(ctx context.Context, account tenant.AccountID, from s
 // which every reader of JSON keeps as they are, until 2034.
 const firstEntry = 1_767_225_600_000_000
 
+// lower is what a small letter has and its capital has not.
+const lower = 'a' - 'A'
+
 // letters are the kinds in the scripts.
 var letters = map[byte]store.Kind{
 	'h': store.KindHold, 'c': store.KindCapture, 'r': store.KindRelease, 'd': store.KindCredit, 't': store.KindTemplateFee,
@@ -87,7 +90,8 @@ func streamTime(id string) (int64, error) {
 // parseEntries reads an entry of the stream, which is several of the ledger where one run of a script has made several.
 // Its id is the time of the last of them, and each of the others was a microsecond before the next. b is what was
 // available before the first. Of each there is in e the letter of its kind, and then app, amount, what it is about (a hold or
-// an operation) and message, each behind its length. A number in the ledger is made of time and place, so
+// an operation) and message, each behind its length. Where the letter is a capital, it is of several that have kind, app and amount in common: behind these
+// there is their number in two bytes, then what each is about, and then the message of each. A number in the ledger is made of time and place, so
 // that numbers grow over all accounts and none is there twice.
 func parseEntries(m goredis.XMessage, p place) ([]store.Entry, error) {
 	corrupt := func(what string) ([]store.Entry, error) {
@@ -109,13 +113,24 @@ func parseEntries(m goredis.XMessage, p place) ([]store.Entry, error) {
 	}
 	var entries []store.Entry
 	for r := (unpacker{rest: fieldOf(m, "e")}); r.rest != ""; {
-		e := store.Entry{Kind: letters[r.byte()], AppID: tenant.AppID(r.text())}
+		letter, first := r.byte(), len(entries)
+		e := store.Entry{Kind: letters[letter|lower], AppID: tenant.AppID(r.text())}
 		amount, err := strconv.ParseInt(r.text(), 10, 64)
-		e.ID, e.MessageID, e.Amount = r.text(), r.text(), pricing.Micros(amount)
+		e.Amount = pricing.Micros(amount)
+		n := 1
+		if letter&lower == 0 {
+			n = number(r.take(2))
+		}
+		for ; n > 0 && !r.short; n-- {
+			e.ID = r.text()
+			entries = append(entries, e)
+		}
+		for i := range entries[first:] {
+			entries[first+i].MessageID = r.text()
+		}
 		if r.short || err != nil || e.Kind == "" {
 			return corrupt("it cannot be parsed")
 		}
-		entries = append(entries, e)
 	}
 	if len(entries) == 0 {
 		return corrupt("it is empty")

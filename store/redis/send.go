@@ -11,24 +11,24 @@ import (
 )
 
 // send runs a script that every send needs in one place, as one round trip that is shared with
-// others under way. It may run more than once: payload is what it is to do. Where it is patient, it waits a little
+// others under way. It may run more than once. Where it is patient, it waits a little
 // for others.
-func (s *Store) send(ctx context.Context, sc *script, p place, payload []byte, patient bool) (reply string, err error) {
+func (s *Store) send(ctx context.Context, sc *script, p place, r request, patient bool) (reply string, err error) {
 	deadline := s.deadline(ctx)
 	err = s.attempts(ctx, deadline, func() (err error) {
-		reply, err = s.sendOnce(ctx, sc, p, payload, patient, deadline)
+		reply, err = s.sendOnce(ctx, sc, p, r, patient, deadline)
 		return err
 	})
 	return reply, err
 }
 
-func (s *Store) sendOnce(ctx context.Context, sc *script, p place, payload []byte, patient bool, deadline time.Time) (string, error) {
+func (s *Store) sendOnce(ctx context.Context, sc *script, p place, r request, patient bool, deadline time.Time) (string, error) {
 	node, err := s.nodeOf(ctx, s.base(p), deadline)
 	if err != nil {
 		return "", err
 	}
 	j := jobs.Get().(*job)
-	j.node, j.script, j.payload, j.patient, j.deadline = node, sc, payload, patient, deadline
+	j.node, j.script, j.request, j.patient, j.deadline = node, sc, r, patient, deadline
 	j.args[argSHA], j.args[argBase], j.args[argNoKey], j.args[argNow] = sc.boxed, s.boxed[p][0], s.boxed[p][1], s.now()
 	a := s.lanes.to(node).run(ctx, j)
 	switch {
@@ -37,7 +37,7 @@ func (s *Store) sendOnce(ctx context.Context, sc *script, p place, payload []byt
 	case moved(a.err): // to another node, which the client of the Cluster knows how to find
 		ctx, cancel := context.WithDeadline(ctx, deadline)
 		defer cancel()
-		reply, err := s.eval(ctx, sc, p, []any{payload})
+		reply, err := s.eval(ctx, sc, p, []any{[]byte(r.packed(nil))})
 		text, _ := reply.(string)
 		return text, err
 	case a.sent && !unsent(a.err):

@@ -94,3 +94,53 @@ func TestAnEarlyFeeIsChargedWithItsCaptureInOneRun(t *testing.T) {
 	}
 	b.wantHolds(len(ids)+1, 0, 0)
 }
+
+// Lua has room for all that may be sent together.
+func TestAsManyAsAreSentTogetherAreOneBundle(t *testing.T) {
+	t.Parallel()
+	b, s, w := onLane(t, patience, time.Hour)
+	payer := b.neighbour(true, 2*maxTogether*testFee)
+	_, err := s.home(t.Context(), payer.admission())
+	noError(t, err)
+	var holds, captures []func()
+	for range maxTogether {
+		a := payer.admission()
+		a.Limits = tenant.RateLimit{PerSecond: 10 * maxTogether, PerMinute: 10 * maxTogether}
+		holds = append(holds, func() {
+			d, err := s.Admit(t.Context(), a)
+			if succeeds(t, err); d.Verdict != store.Admitted {
+				t.Errorf("a hold is answered %+v", d)
+			}
+		})
+		captures = append(captures, func() { succeeds(t, s.Capture(t.Context(), a.HoldID, messageOf(a.HoldID))) })
+	}
+	b.together(s, w, holds)
+	b.together(s, w, captures)
+	payer.wantHolds(maxTogether, 0, 0)
+	parts, err := s.client.XLen(t.Context(), s.base(placeOf(payer.account))+"ledger:"+string(payer.account)).Result()
+	if noError(t, err); parts != 3 { // the credit, the holds, the captures
+		t.Errorf("there are %d entries of the stream", parts)
+	}
+}
+
+// The template fee of a message that is known stays known when another hold is captured for it, in a run with others.
+func TestACaptureLeavesTheFeeOfAMessageThatIsKnown(t *testing.T) {
+	t.Parallel()
+	b, s, w := onLane(t, patience, time.Hour)
+	first, again, other := b.hold(s), b.hold(s), b.hold(s)
+	noError(t, s.Capture(t.Context(), first, messageOf(first)))
+	fee := func(want store.FeeResult) {
+		t.Helper()
+		results, err := s.Receive(t.Context(), nil, delivered(messageOf(first), first))
+		if noError(t, err); results[0].Fee != want {
+			t.Errorf("the fee of the message is answered %+v, want %v", results, want)
+		}
+	}
+	fee(store.FeeCharged)
+	b.together(s, w, []func(){
+		func() { succeeds(t, s.Capture(t.Context(), again, messageOf(first))) },
+		func() { succeeds(t, s.Capture(t.Context(), other, messageOf(other))) },
+	})
+	fee(store.FeeRepeated)
+	b.wantHolds(4, 0, 0)
+}

@@ -21,8 +21,11 @@ var (
 // outcomes are how the scripts know outcomes.
 var outcomes = map[store.Outcome]string{store.Captured: "capture", store.Released: "release"}
 
+// settled is what the script of a send answers where it has settled a hold.
+const settled = "settled"
+
 // settles are how the script of a send knows them.
-var settles = map[store.Outcome]byte{store.Captured: 3, store.Released: 4}
+var settles = map[store.Outcome]byte{store.Captured: kindCapture, store.Released: kindRelease}
 
 // Capture implements [store.Store].
 func (s *Store) Capture(ctx context.Context, id store.HoldID, messageID string) error {
@@ -48,26 +51,26 @@ func (s *Store) settle(ctx context.Context, id store.HoldID, outcome store.Outco
 	if known {
 		p = placeOf(own.Account)
 	}
-	q := append(make(packed, 0, 256), settles[outcome]).text(string(id)).text(messageID)
-	reply, err := s.send(ctx, settleScript, p, q, patient)
+	r := request{kind: settles[outcome], hold: id, message: messageID}
+	reply, err := s.send(ctx, settleScript, p, r, patient)
 	if err == nil && reply == "unknown" {
 		switch {
 		case !known:
 			p, known, err = s.findHold(ctx, id)
 		case outcome == store.Captured: // a failover has lost it: told what it was, the script makes it anew
-			q = q.text(string(own.Account)).text(string(own.App)).decimal(int64(own.Fee))
+			r.terms = packed(nil).text(string(own.Account)).text(string(own.App)).decimal(int64(own.Fee))
 		default:
 			known = false
 		}
 		if known {
-			reply, err = s.send(ctx, settleScript, p, q, patient)
+			reply, err = s.send(ctx, settleScript, p, r, patient)
 		}
 	}
 	if err != nil {
 		return err
 	}
 	switch reply {
-	case "settled", "same":
+	case settled, "same":
 		s.held.drop(id)
 		return nil
 	case "conflict":

@@ -1,246 +1,199 @@
 -- Admits, captures and releases, for as many requests as came together. Every send runs this twice, and each call
 -- of Redis costs more than all the rest: so all that is needed is read at once for all of them, then each is
--- decided by itself, as if they had come one by one, and at last all is written at once. A request that needs more
--- than that has no answer, and comes again alone, and so does one about a hold or a message that another one before it
--- is about; where anything fails, that is what all of them do, and nothing was written.
+-- decided by itself, as if they had come one by one, and at last all is written at once. No two of them are about the same hold or
+-- message. A request that needs more than that has no answer, and comes again alone; where anything fails, that is what all of them do,
+-- and nothing was written.
 --
--- Next to the calls it is strings that cost, for each byte of them is hashed, then tables that grow, and functions, which are
--- made anew in every run. So what many requests have in common is made once, and this is one long function.
---
--- Where requests are of several places, which no Cluster allows, the base of each is among the keys, behind the first two: KEYS[1]
--- is the first one's alone.
---
--- A request is its kind, hold and message, these two as they stand in the ledger. Behind them one that admits has
--- whether windows and money are asked for, the limits, and the RECORD of what it costs; one that captures has the RECORD of a hold that
--- is to be made anew, or nothing.
-local REQUEST, ADMIT, RECORD_AT = '>I1I4c0I4c0', '>I1I1I7I7I4c0I4c0I4c0', 17
-local OPEN = '>I7I4c0I4c0I4c0' -- what an open hold is
-local CHECK, HOLD, CAPTURE = 0, 2, 3 -- and 1 counts, 4 releases
--- Amounts of fewer digits than DIGITS, and all the fees of fewer than FEE_DIGITS that one run can add, are exact in Lua.
-local DIGITS, FEE_DIGITS = 15, 13
--- A hold that is older than this, in microseconds, may have outlived the hash that it is to be settled in.
-local OLD = 30 * 24 * 3600 * 1e6
+-- Next to the calls it is strings that cost, for each byte of them is hashed, then tables that grow and calls of functions. So what
+-- many requests have in common is made once, and none of these functions is called for each of them.
+
+-- quotas answers a request with what is left of the limits.
+local function quotas(verdict, second, minute)
+	return packed('>c1I7I7', verdict, second > 0 and second or 0, minute > 0 and minute or 0)
+end
+
+-- full answers one whose windows are full: behind what is left of the limits, for how long neither changes, and nothing is admitted meanwhile.
+local function full(verdict, w, second, minute)
+	local left, span = 60e6, 1e6
+	for m = 0, MINUTE, MINUTE do
+		if w[m + TOTAL] > 0 then
+			left = math.min(left, (w[m + CLOSED] > 0 and w[m + OLDEST] or w[m + NEWEST]) + span - w.at)
+		end
+		span = 60e6
+	end
+	return quotas(verdict, second, minute) .. packed('>I7', left)
+end
+
+-- answered is the answer of a bundle whose requests are answered with these items, one by one.
+local function answered(items, n)
+	if n == 1 then
+		return items[1]
+	end
+	for k = 1, n do
+		items[k] = packed('>I1', #items[k]) .. items[k]
+	end
+	return '*' .. concat(items)
+end
+
+-- enter_some adds a part to an account's entry of the ledger: n holds from one on, and their messages, if they have some.
+local function enter_some(p, head, n, ids, from, messages)
+	local parts, m, to, length, long = p.parts, p.pieces, from + n - 1, packed('>I4', #ids[from]), messages and packed('>I4', #messages[from])
+	parts[m + 1], parts[m + 2], parts[m + 3], parts[m + 4] = head, packed('>I2', n), length, concat(ids, length, from, to)
+	parts[m + 5] = long and long .. concat(messages, long, from, to) or string.rep('\0', 4 * n)
+	p.pieces, p.entries = m + 5, p.entries + n
+end
+
+-- admit decides the requests of a bundle that admits.
+local function admit(b)
+	local here, kind, n, ids, hash, t = b.here, b.kind, b.n, b.ids, b.hash, b.terms
+	local open, found, open_at, found_at = here.open, hash and hash.found, b.open_at, b.found_at
+	local per_second, per_minute, account, fee, record = t.per_second, t.per_minute, t.account, t.fee, packed('>I7', now) .. t.record
+	local w, p, made, number, opened, to = t.app and windows_of(here, t.app), nil, {}, 0, here.opened, here.opened_to
+	local items, same, counts, counted, available = n == 1 and {}, 'a', w and kind ~= CHECK, 0, 0
+	local second, minute = w and per_second - w[TOTAL] or 0, w and per_minute - w[MINUTE_TOTAL] or 0
+	for k = 1, n do
+		local id, known, verdict = ids[k], hash and found[found_at + k], 'a'
+		if known or hash and open[open_at + k] then -- what was made before is so whatever the windows say now
+			verdict = known == 'f' and 'f' or 'r'
+		elseif w and minute <= 0 then
+			verdict = 'm'
+		elseif w and second <= 0 then
+			verdict = 's'
+		elseif account then
+			if p == nil then
+				p = purse_of(here.base, account)
+				available = p and p.available
+			end
+			if not p then
+				verdict = 'n'
+			elseif available <= 0 then
+				verdict = 'b'
+			elseif kind == HOLD then
+				if fee and p.exact and hash and found[1] then
+					opened[to + 1], opened[to + 2], to, number = id, record, to + 2, number + 1
+					made[number], available = id, available - fee
+				else
+					verdict = ''
+				end
+			end
+		end
+		if k == 1 and (verdict == 'n' or verdict == 'b') then
+			same, counts = verdict, false
+		elseif verdict ~= same and not items then
+			items = {}
+			for j = 1, k - 1 do
+				items[j] = quotas(same, second + (counts and k - 1 - j or 0), minute + (counts and k - 1 - j or 0))
+			end
+		end
+		if verdict == 'a' and counts then
+			second, minute, counted = second - 1, minute - 1, counted + 1
+		end
+		if verdict == 's' or verdict == 'm' then
+			count(w, per_second, per_minute, counted) -- as full looks at them
+			counted = 0
+			items[k] = full(verdict, w, second, minute)
+		elseif items then
+			items[k] = verdict ~= '' and quotas(verdict, second, minute) or ''
+		end
+	end
+	if w then
+		count(w, per_second, per_minute, counted)
+	end
+	here.opened_to = to
+	if number > 0 then
+		enter_some(p, t.entry, number, made, 1, false)
+		p.available, p.held = available, p.held + number * fee
+	end
+	return items and answered(items, n) or quotas(string.upper(same), second, minute) .. (counts and '\1' or '\0')
+end
+
+-- usual is what is the same for all open holds that were made alike, or false where they need more than what is usual.
+local function usual(here, hold)
+	local at, account, app, fee = unpacked(OPEN, hold)
+	local record, p = sub(hold, MADE + 1), purse_of(here.base, account)
+	local t = now - at <= OLD and p and p.exact and #fee < FEE_DIGITS and {
+		purse = p, fee = tonumber(fee), record = record, entry = sub(record, 5 + #account), named = packed(RECORD, #account, account, #app, app, 0, ''),
+	}
+	here.terms[hold] = t
+	return t
+end
+
+-- settle_some settles some holds of a bundle, which were made alike.
+local function settle_some(b, t, from, to)
+	local here, hash, ids, n, p = b.here, b.hash, b.ids, to - from + 1, t.purse
+	local closed, last, put, puts, letter = here.closed, here.closed_to, hash.put, hash.puts, b.kind == CAPTURE and 'c' or 'r'
+	local value, named, asked = letter .. t.record, t.named, b.found_at + 2
+	for k = from, to do
+		if b.messages then
+			put[puts + 1], put[puts + 2], puts = hash[asked + k], named, puts + 2 -- under the field that was asked for
+		end
+		put[puts + 1], put[puts + 2], puts, last = ids[k], value, puts + 2, last + 1
+		closed[last] = ids[k]
+	end
+	hash.puts, here.closed_to, p.held = puts, last, p.held - n * t.fee
+	if letter == 'c' then
+		p.captured, p.captures = p.captured + n * t.fee, true
+	else
+		p.available = p.available + n * t.fee
+	end
+	enter_some(p, string.upper(letter) .. t.entry, n, ids, from, b.messages)
+end
+
+-- settle_all settles the holds of a bundle.
+local function settle_all(b)
+	local here, n, hash, named = b.here, b.n, b.hash, b.messages
+	local open, found, open_at, found_at, terms = here.open, hash.found, b.open_at, b.found_at, here.terms
+	local there, items, alike, from = found[1] and (hash.recent or not named), n == 1 and {}, false, 1
+	for k = 1, n do
+		local hold, t = open[open_at + k], false
+		if hold and there and not (named and (here.early or found[found_at + k])) then
+			t = terms[hold]
+			if t == nil then
+				t = usual(here, hold)
+			end
+		end
+		if t ~= alike then
+			if alike then
+				settle_some(b, alike, from, k - 1)
+			end
+			alike, from = t, k
+		end
+		if not t and not items then
+			items = {}
+			for j = 1, k - 1 do
+				items[j] = 'settled'
+			end
+		end
+		if items then
+			items[k] = t and 'settled' or ''
+		end
+	end
+	if alike then
+		settle_some(b, alike, from, n)
+	end
+	return items and answered(items, n) or 'S'
+end
 
 -- undo takes back what was written before a write failed.
-local function undo(purses)
+local function undo()
 	for account, p in pairs(purses) do
 		if p and p.entry then
-			redis.call('XDEL', p.base .. 'ledger:' .. account, p.entry)
+			call('XDEL', p.base .. 'ledger:' .. account, p.entry)
 		end
 		if p and p.added then
-			redis.call('SREM', p.base .. 'unreported', account)
+			call('SREM', p.base .. 'unreported', account)
 		end
 	end
 end
 
--- read_purse returns an account's money, or false where there is no such account. The parts of the ledger's entry come to be in it.
-local function read_purse(base, account)
-	local money = redis.call('HGET', base .. 'wallet:' .. account, 'money')
-	if not money then
-		return false
-	end
-	local available, held, captured, seq = string.match(money, MONEY)
-	return {
-		base = base, available = tonumber(available), held = tonumber(held), captured = tonumber(captured), seq = tonumber(seq),
-		exact = #available < DIGITS and #held < DIGITS and #captured < DIGITS, before = available,
-		entries = 0, parts = {}, captures = false, added = false, entry = false,
-	}
-end
-
--- send answers the requests, each by a text; nothing at all where it has failed.
-local function send()
-	local call, sub, format, packed, unpacked, argv = redis.call, string.sub, string.format, struct.pack, struct.unpack, ARGV
-	local requests, replies, keys, base = {}, {}, KEYS, nil -- base is that of a request
-
-	-- What is read: the holds that are open, and of the hashes that many share a first field and that of each request.
-	-- Such a hash is also the command that asks for them. here is all that is read and written in one place.
-	local places, heres, hashes, seen, here = {}, {}, {}, {}, false
-	for i = 1, #argv - 1 do
-		local kind, id, message, rest = unpacked(REQUEST, argv[i + 1])
-		local hash, at = false, 0
-		base = keys[i + 2] or keys[1]
-		if not here or here.base ~= base then
-			here = heres[base]
-			if not here then
-				here = {
-					base = base, opens = { 'HMGET', base .. 'open', '' }, asked = 3, asks = false, open = {}, early = false, past = {},
-					windows = {}, terms = {}, opened = { 'HSET', base .. 'open' }, opened_to = 2, closed = { 'HDEL', base .. 'open' }, closed_to = 2,
-				}
-				heres[base], places[#places + 1] = here, here
-			end
-		end
-		local asked = here.asked + 1
-		here.asked, here.opens[asked] = asked, id
-		if id ~= '' and seen[id] or message ~= '' and seen[message] then
-			kind = false -- it comes again alone
-		elseif id ~= '' then
-			local days = sub(id, 6, 9)
-			seen[id], here.asks = true, true
-			hash = here.past[days]
-			if not hash then
-				local period = period_of(days)
-				local key = past(base, period)
-				hash = { 'HMGET', key, '', asked = 3, found = false, put = { 'HSET', key }, puts = 2, recent = is_recent(period) }
-				here.past[days], hashes[#hashes + 1] = hash, hash
-			end
-			if kind <= HOLD or message ~= '' then
-				at = hash.asked - 1
-				hash.asked = at + 2
-				hash[at + 2] = id
-				if message ~= '' then
-					seen[message] = true
-					hash[at + 2] = MESSAGE .. message
-					kind = hash.recent and kind
-				end
-			end
-		end
-		requests[i] = { kind, id, message, rest, hash, at, asked - 2, here }
-	end
-	base = nil -- below, it is here.base
-	for i = 1, #places do
-		here = places[i]
-		local open = here.asks and call(unpack(here.opens)) or here.open
-		here.open = open
-		-- The field without a name among the open holds is until when there may be early fees.
-		if open[1] and tonumber(open[1]) > real then
-			local earlies = { 'EXISTS' }
-			for _, q in ipairs(requests) do
-				earlies[#earlies + 1] = q[8] == here and q[3] ~= '' and here.base .. 'early:' .. q[3] or nil
-			end
-			here.early = earlies[2] and call(unpack(earlies)) > 0
-		end
-	end
-	for i = 1, #hashes do
-		hashes[i].found = call(unpack(hashes[i]))
-	end
-
-	-- What is decided, and is to be written: purses by account, all windows, and commands. terms are what requests are about, by
-	-- what tells of it: many are about the same.
-	local purses, windows, now_packed = {}, {}, packed('>I7', now)
-	for i = 1, #requests do
-		local q, text, verdict = requests[i], argv[i + 1], ''
-		local kind, id, message, hash = q[1], q[2], q[3], q[5]
-		here = q[8]
-		local terms = here.terms
-		local hold, known = id ~= '' and here.open[q[7]], hash and hash.found[q[6]]
-		if kind and kind <= HOLD then
-			local asked = sub(text, q[4])
-			local t = terms[asked]
-			if not t then
-				local with_windows, with_money, per_second, per_minute, account, app, fee = unpacked(ADMIT, asked)
-				local record, w, p = sub(asked, RECORD_AT), false, nil
-				if with_windows == 1 then
-					w = here.windows[app]
-					if not w then
-						w = read_windows(here.base, app)
-						here.windows[app], windows[#windows + 1] = w, w
-					end
-				end
-				t = {
-					windows = w, per_second = per_second, per_minute = per_minute, account = with_money == 1 and account,
-					fee = #fee < FEE_DIGITS and tonumber(fee), record = now_packed .. record, entry = 'h' .. sub(record, 5 + #account),
-				}
-				terms[asked] = t
-			end
-			local w, second, minute = t.windows, 0, 0
-			verdict = 'a'
-			if w then
-				second, minute = t.per_second - w[TOTAL], t.per_minute - w[MINUTE_TOTAL]
-				if minute <= 0 then
-					verdict = 'm'
-				elseif second <= 0 then
-					verdict = 's'
-				end
-			end
-			-- What was made before is so whatever the windows say now.
-			if known or hold then
-				verdict = known == 'f' and 'f' or 'r'
-			elseif verdict == 'a' and t.account then
-				local p = purses[t.account]
-				if p == nil then
-					p = read_purse(here.base, t.account)
-					purses[t.account] = p
-				end
-				if not p then
-					verdict = 'n'
-				elseif p.available <= 0 then
-					verdict = 'b'
-				elseif kind == HOLD then
-					local fee = t.fee
-					if not (fee and p.exact and hash and hash.found[1]) then
-						verdict = ''
-					else
-						local opened, to = here.opened, here.opened_to
-						opened[to + 1], opened[to + 2], here.opened_to = id, t.record, to + 2
-						local parts, n = p.parts, 2 * p.entries
-						parts[n + 1], parts[n + 2], p.entries = t.entry, sub(text, 2, q[4] - 1), p.entries + 1
-						p.available, p.held = p.available - fee, p.held + fee
-					end
-				end
-			end
-			if verdict == 'a' and w and kind ~= CHECK then
-				count(w, t.per_second, t.per_minute)
-				second, minute = second - 1, minute - 1
-			end
-			if verdict == 's' or verdict == 'm' then
-				-- Behind it, for how long neither window changes: nothing is admitted meanwhile.
-				local left, span = 60e6, 1e6
-				for m = 0, MINUTE, MINUTE do
-					if w[m + TOTAL] > 0 then
-						left = math.min(left, (w[m + CLOSED] > 0 and w[m + OLDEST] or w[m + NEWEST]) + span - w.at)
-					end
-					span = 60e6
-				end
-				verdict = packed('>c1I7I7I7', verdict, second > 0 and second or 0, minute > 0 and minute or 0, left)
-			elseif verdict ~= '' then
-				verdict = packed('>c1I7I7', verdict, second > 0 and second or 0, minute > 0 and minute or 0)
-			end
-		elseif kind and hold and hash.found[1] and (message == '' or not here.early and not known) then
-			local t = terms[hold]
-			if t == nil then
-				local at, account, app, fee = unpacked(OPEN, hold)
-				local record, p = sub(hold, MADE + 1), purses[account]
-				if p == nil then
-					p = read_purse(here.base, account)
-					purses[account] = p
-				end
-				t = now - at <= OLD and p and p.exact and #fee < FEE_DIGITS and {
-					purse = p, fee = tonumber(fee), named = packed(RECORD, #account, account, #app, app, 0, ''),
-					captured = 'c' .. record, capture = 'c' .. sub(record, 5 + #account),
-					released = 'r' .. record, release = 'r' .. sub(record, 5 + #account),
-				}
-				terms[hold] = t
-			end
-			if t then
-				local p, fee, entry, value, put, puts = t.purse, t.fee, t.release, t.released, hash.put, hash.puts
-				if kind == CAPTURE then
-					entry, value = t.capture, t.captured
-					p.captured, p.captures = p.captured + fee, true
-					if message ~= '' then
-						put[puts + 1], put[puts + 2], puts = hash[q[6] + 2], t.named, puts + 2 -- under the field that was asked for
-					end
-				else
-					p.available = p.available + fee
-				end
-				local parts, n = p.parts, 2 * p.entries
-				parts[n + 1], parts[n + 2] = entry, sub(text, 2, q[4] - 1)
-				p.entries, p.held = p.entries + 1, p.held - fee
-				put[puts + 1], put[puts + 2], hash.puts = id, value, puts + 2
-				here.closed_to = here.closed_to + 1
-				here.closed[here.closed_to] = id
-				verdict = 'settled'
-			end
-		end
-		replies[i] = verdict
-	end
-
-	-- What is written. What was not read may be of another type, and a ledger may be ahead of the clock: those
-	-- come first, and are taken back where one of them fails.
+-- enter_all writes the entries of the ledgers, and tells whether that went well. What was not read may be of another type, and a ledger
+-- may be ahead of the clock: so these are written first, and taken back where one of them fails.
+local function enter_all()
 	for account, p in pairs(purses) do
 		if p and p.entries > 0 then
 			local result
 			if p.captures then
-				result = redis.pcall('SADD', p.base .. 'unreported', account)
+				result = pcall_redis('SADD', p.base .. 'unreported', account)
 				p.added = result == 1
 			end
 			local first = math.max(free, p.seq + 1)
@@ -248,21 +201,27 @@ local function send()
 			if first == free then -- one that is ahead of the clock moves no other
 				free = p.seq + 1
 			end
-			local ledger, entry, parts = p.base .. 'ledger:' .. account, format('%d-0', p.seq), table.concat(p.parts)
-			if type(result) ~= 'table' and argv[1] == '' then
-				result = redis.pcall('XADD', ledger, entry, 'b', p.before, 'e', parts)
+			local ledger, entry, parts = p.base .. 'ledger:' .. account, string.format('%d-0', p.seq), concat(p.parts)
+			if type(result) ~= 'table' and ARGV[1] == '' then
+				result = pcall_redis('XADD', ledger, entry, 'b', p.before, 'e', parts)
 			elseif type(result) ~= 'table' then
-				result = redis.pcall('XADD', ledger, entry, 'b', p.before, 'e', parts, 't', argv[1])
+				result = pcall_redis('XADD', ledger, entry, 'b', p.before, 'e', parts, 't', ARGV[1])
 			end
 			if type(result) == 'table' then
-				return undo(purses)
+				undo()
+				return false
 			end
 			p.entry = entry
 		end
 	end
+	return true
+end
+
+-- write writes all that was decided.
+local function write()
 	for account, p in pairs(purses) do
 		if p and p.entries > 0 then
-			call('HSET', p.base .. 'wallet:' .. account, 'money', format('%d %d %d %d', p.available, p.held, p.captured, p.seq))
+			call('HSET', p.base .. 'wallet:' .. account, 'money', string.format('%d %d %d %d', p.available, p.held, p.captured, p.seq))
 		end
 	end
 	for _, w in ipairs(windows) do
@@ -271,7 +230,7 @@ local function send()
 		end
 	end
 	for i = 1, #places do
-		here = places[i]
+		local here = places[i]
 		if here.opened_to > 2 then
 			call(unpack(here.opened))
 		end
@@ -284,10 +243,26 @@ local function send()
 			call(unpack(hashes[i].put))
 		end
 	end
-	return replies
 end
 
-if #ARGV == 2 then
+-- send answers the bundles, each by a text; nothing at all where it has failed. Where they are of several places, which no Cluster allows,
+-- the base of each is among the keys, behind the first two: KEYS[1] is the first one's alone.
+local function send()
+	local replies = {}
+	for i = 1, #ARGV - 1 do
+		bundles[i] = take(ARGV[i + 1], place_at(KEYS[i + 2] or KEYS[1]))
+	end
+	look()
+	for i = 1, #bundles do
+		replies[i] = bundles[i].terms and admit(bundles[i]) or settle_all(bundles[i])
+	end
+	if enter_all() then
+		write()
+		return replies
+	end
+end
+
+if #ARGV == 2 and select(2, struct.unpack(BUNDLE, ARGV[2])) == 1 then
 	local replies = send()
 	if replies and replies[1] ~= '' then
 		return replies[1]

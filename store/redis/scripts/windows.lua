@@ -77,13 +77,13 @@ local function count_in(w, per_second, per_minute)
 	end
 end
 
--- count counts a request in both windows. All that one run of a script admits is of one time, and so of one run.
-local function count(w, per_second, per_minute)
-	if not w.counted then
+-- count counts some requests in both windows. All that one run of a script admits is of one time, and so of one run.
+local function count(w, per_second, per_minute, n)
+	if n > 0 and not w.counted then
 		count_in(w, per_second, per_minute)
 	end
-	w[TOTAL], w[COUNT] = w[TOTAL] + 1, w[COUNT] + 1
-	w[MINUTE_TOTAL], w[MINUTE_COUNT] = w[MINUTE_TOTAL] + 1, w[MINUTE_COUNT] + 1
+	w[TOTAL], w[COUNT] = w[TOTAL] + n, w[COUNT] + n
+	w[MINUTE_TOTAL], w[MINUTE_COUNT] = w[MINUTE_TOTAL] + n, w[MINUTE_COUNT] + n
 end
 
 local function write_windows(w)
