@@ -27,7 +27,7 @@ type Transport struct {
 	TransportRaw json.RawMessage `json:"transport,omitempty" caddy:"namespace=http.reverse_proxy.transport inline_key=protocol"`
 
 	inner http.RoundTripper
-	// quiet: nobody gets what reverse_proxy logs at level DEBUG.
+	// quiet: what reverse_proxy logs at level DEBUG is not written.
 	quiet bool
 }
 
@@ -74,7 +74,9 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	x.tried = true
 	x.send.clean(answer.Header)
 	if t.quiet {
-		r.Header = nil // reverse_proxy would encode them for the log, whether anybody gets that or not
+		// reverse_proxy would encode them for each answer, in case it has to log something. Of that nothing but a
+		// warning of an answer that broke off is left, which then has none.
+		r.Header = nil
 	}
 	return answer, nil
 }

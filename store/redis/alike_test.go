@@ -5,7 +5,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -68,13 +67,6 @@ func newAlike(t *testing.T, server *redistest.Server) *alike {
 			openBooks(t, l.oneByOne, account, wealth[len(l.accounts)])
 		}
 		l.accounts = append(l.accounts, account)
-	}
-	// The numbers of the ledger of who sends most are ahead of the clock, and so follow one another.
-	for _, s := range []*Store{l.together, l.oneByOne} {
-		key := s.wallet(l.accounts[2])
-		money := strings.Fields(s.client.HGet(t.Context(), key, "money").Val())
-		money[3] = strconv.FormatInt(time.Now().AddDate(1, 0, 0).UnixMicro(), 10)
-		noError(t, s.client.HSet(t.Context(), key, "money", strings.Join(money, " ")).Err())
 	}
 	return l
 }

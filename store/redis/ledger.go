@@ -90,7 +90,7 @@ func streamTime(id string) (int64, error) {
 // parseEntries reads an entry of the stream, which is several of the ledger where one run of a script has made several.
 // Its id is the time of the last of them, and each of the others was a microsecond before the next. b is what was
 // available before the first. Of each there is in e the letter of its kind, and then app, amount, what it is about (a hold or
-// an operation) and message, each behind its length. Where the letter is a capital, it is of several that have kind, app and amount in common: behind these
+// an operation) and message, each behind its length. Where the letter is a capital, it is of one or several that have kind, app and amount in common: behind these
 // there is their number in two bytes, then what each is about, and then the message of each. A number in the ledger is made of time and place, so
 // that numbers grow over all accounts and none is there twice.
 func parseEntries(m goredis.XMessage, p place) ([]store.Entry, error) {
@@ -128,7 +128,7 @@ func parseEntries(m goredis.XMessage, p place) ([]store.Entry, error) {
 		for i := range entries[first:] {
 			entries[first+i].MessageID = r.text()
 		}
-		if r.short || err != nil || e.Kind == "" {
+		if r.short || err != nil || e.Kind == "" || len(entries) == first {
 			return corrupt("it cannot be parsed")
 		}
 	}

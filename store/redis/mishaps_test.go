@@ -9,6 +9,7 @@ import (
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/store/redis/redistest"
+	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
 
 // A capture looks for its message in other periods, too, and must not find out after it has written
@@ -73,15 +74,21 @@ func TestRefusalsOfAFullMemoryTakeNoMemory(t *testing.T) {
 	}
 }
 
-// The clock was set back, after one account had a send.
-func TestALedgerThatIsAheadMovesNoOther(t *testing.T) {
-	b, s, w := onLane(t, patience, time.Hour)
-	wallet := s.wallet(b.account)
+// numberAhead has the newest entry of an account's ledger be numbered with a time to come.
+func (s *Store) numberAhead(t *testing.T, account tenant.AccountID) {
+	t.Helper()
+	wallet := s.wallet(account)
 	money, err := s.client.HGet(t.Context(), wallet, "money").Result()
 	noError(t, err)
 	f := strings.Fields(money)
 	f[3] = strconv.FormatInt(time.Now().Add(300*24*time.Hour).UnixMicro(), 10)
 	noError(t, s.client.HSet(t.Context(), wallet, "money", strings.Join(f, " ")).Err())
+}
+
+// The clock was set back, after one account had a send.
+func TestALedgerThatIsAheadMovesNoOther(t *testing.T) {
+	b, s, w := onLane(t, patience, time.Hour)
+	s.numberAhead(t, b.account)
 	b.hold(s) // its clock was a year ahead once
 	var others []*books
 	var steps []func()

@@ -66,7 +66,7 @@ func FuzzEntriesOfTheStream(f *testing.F) {
 	f.Add("1795366000000000-0", "0", packedEntry('t', "app_1", "7", "", "wamid.1"), "")
 	f.Add("1795366000000000-0", "0", "", "")
 	f.Add("1795366000000000-0", "0", packedEntries('H', "app_1", "1000", []string{"hold_1", "hold_2"}, []string{"", ""})+capture, "")
-	f.Add("1795366000000000-0", "0", packedEntries('C', "app_1", "1000", nil, nil), "")
+	f.Add("1795366000000000-0", "0", hold+packedEntries('C', "app_1", "1000", nil, nil), "")
 	f.Add("-1", "0", hold, "")
 	f.Add("", "", "h\xff\xff\xff\xff", "x")
 	f.Add("9223372036854775807-0", "0", hold+hold[:len(hold)-1], "")

@@ -95,13 +95,15 @@ func TestAnEarlyFeeIsChargedWithItsCaptureInOneRun(t *testing.T) {
 	b.wantHolds(len(ids)+1, 0, 0)
 }
 
-// Lua has room for all that may be sent together.
+// Lua has room for all that may be sent together, and each of them has its own number in the ledger, which are ahead of the clock here, and so
+// follow one another.
 func TestAsManyAsAreSentTogetherAreOneBundle(t *testing.T) {
 	t.Parallel()
 	b, s, w := onLane(t, patience, time.Hour)
 	payer := b.neighbour(true, 2*maxTogether*testFee)
 	_, err := s.home(t.Context(), payer.admission())
 	noError(t, err)
+	s.numberAhead(t, payer.account)
 	var holds, captures []func()
 	for range maxTogether {
 		a := payer.admission()
@@ -120,6 +122,13 @@ func TestAsManyAsAreSentTogetherAreOneBundle(t *testing.T) {
 	parts, err := s.client.XLen(t.Context(), s.base(placeOf(payer.account))+"ledger:"+string(payer.account)).Result()
 	if noError(t, err); parts != 3 { // the credit, the holds, the captures
 		t.Errorf("there are %d entries of the stream", parts)
+	}
+	last := int64(0)
+	for e, err := range s.Ledger(t.Context(), payer.account, time.Time{}) {
+		if noError(t, err); e.Seq <= last {
+			t.Errorf("%s has the number %d behind %d", e.ID, e.Seq, last)
+		}
+		last = e.Seq
 	}
 }
 

@@ -1,8 +1,9 @@
 -- What one run of the script of a send is asked, what it looks for, and what it finds.
 --
--- What comes together is in bundles, of requests that are alike but for their holds and messages, and these of one length. A bundle has its kind, how many
--- they are and whether they have messages; then, where it admits, its TERMS: whether windows and money are asked for, the limits, and the RECORD
--- of what each costs; then the holds, and the messages. Behind them, a capture that is alone may have the RECORD of a hold that is to be made anew.
+-- What comes together is in bundles, of requests that are alike but for their holds and messages, and these of one length and of the
+-- same days (see request.like in bundle.go). A bundle has its kind, how many they are and whether they have messages; then, where it
+-- admits, its TERMS: whether windows and money are asked for, the limits, and the RECORD of what each costs; then the holds, and the
+-- messages. Behind them, a capture that is alone may have the RECORD of a hold that is to be made anew.
 local BUNDLE, TERMS, RECORD_AT = '>I1I2I1', '>I1I1I7I7I4c0I4c0I4c0', 21
 local OPEN = '>I7I4c0I4c0I4c0' -- what an open hold is
 local EACH = 'I4c0' -- a hold or a message
@@ -45,44 +46,55 @@ local function hash_of(here, id)
 	return hash
 end
 
--- take reads a bundle, and notes what is to be looked for.
-local function take(text, here)
-	local kind, n, named, at = unpacked(BUNDLE, text)
-	local b = { kind = kind, n = n, here = here, terms = false, messages = false, hash = false, open_at = 0, found_at = 0 }
-	if kind <= HOLD then
-		local with_windows, with_money, per_second, per_minute, account, app, fee, next = unpacked(TERMS, text, at)
-		local record = sub(text, RECORD_AT, next - 1)
-		b.terms, at = {
-			app = with_windows == 1 and app, per_second = per_second, per_minute = per_minute, account = with_money == 1 and account,
-			fee = #fee < FEE_DIGITS and tonumber(fee), record = record, entry = 'H' .. sub(record, 5 + #account),
-		}, next
-	end
-	local each = '>' .. string.rep(EACH, n)
-	local ids = { unpacked(each, text, at) } -- and then where the next begins
-	b.ids = ids
-	if ids[1] == '' then
-		return b
-	end
-	-- Where its fields are in a command they are in the answer, but for the two words before the fields.
+-- formats are those of so many holds or messages.
+local formats = {}
+
+-- look_for notes which holds and messages a bundle looks for. It returns the hash that they share, and where their fields are: in a command
+-- and, but for the two words before the fields, in its answer.
+local function look_for(here, kind, n, ids, messages)
 	local hash, opens, from = hash_of(here, ids[1]), here.opens, here.asked
 	local to = hash.asked
-	b.hash, b.open_at, b.found_at, here.asked = hash, from - 2, to - 2, from + n
 	for k = 1, n do
 		opens[from + k] = ids[k]
 	end
+	here.asked = from + n
 	if kind <= HOLD then
 		for k = 1, n do
 			hash[to + k] = ids[k]
 		end
 		hash.asked = to + n
-	elseif named == 1 then
-		local messages = { unpacked(each, text, ids[n + 1]) }
+	elseif messages then
 		for k = 1, n do
 			hash[to + k] = MESSAGE .. messages[k]
 		end
-		hash.asked, b.messages = to + n, messages
+		hash.asked = to + n
 	end
-	return b
+	return hash, from - 2, to - 2
+end
+
+-- take reads a bundle, and notes what is to be looked for. What it returns is to be unpacked: a list is smaller than a table with names.
+local function take(text, here)
+	local kind, n, named, at = unpacked(BUNDLE, text)
+	local format, hash, open_at, found_at = formats[n], false, 0, 0
+	if not format then
+		format = '>' .. string.rep(EACH, n)
+		formats[n] = format
+	end
+	if kind > HOLD then
+		local ids = { unpacked(format, text, at) } -- and then where the messages begin
+		local messages = named == 1 and { unpacked(format, text, ids[n + 1]) }
+		hash, open_at, found_at = look_for(here, kind, n, ids, messages)
+		return { kind, n, here, ids, messages, hash, open_at, found_at }
+	end
+	local with_windows, with_money, per_second, per_minute, account, app, fee, next = unpacked(TERMS, text, at)
+	local ids, record = { unpacked(format, text, next) }, sub(text, RECORD_AT, next - 1)
+	if ids[1] ~= '' then
+		hash, open_at, found_at = look_for(here, kind, n, ids, false)
+	end
+	return {
+		kind, n, here, ids, false, hash, open_at, found_at, with_windows == 1 and app, per_second, per_minute, with_money == 1 and account,
+		#fee < FEE_DIGITS and tonumber(fee) or false, record, 'H' .. sub(record, 5 + #account),
+	}
 end
 
 -- look looks for all that was noted.
@@ -94,9 +106,10 @@ local function look()
 		-- The field without a name among the open holds is until when there may be early fees.
 		if open[1] and tonumber(open[1]) > real then
 			local earlies = { 'EXISTS' }
-			for _, b in ipairs(bundles) do
-				for k = 1, b.here == here and b.messages and b.n or 0 do
-					earlies[#earlies + 1] = here.base .. 'early:' .. b.messages[k]
+			for j = 1, #bundles do
+				local _, n, place, _, messages = unpack(bundles[j])
+				for k = 1, place == here and messages and n or 0 do
+					earlies[#earlies + 1] = here.base .. 'early:' .. messages[k]
 				end
 			end
 			here.early = earlies[2] and call(unpack(earlies)) > 0

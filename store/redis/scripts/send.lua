@@ -5,7 +5,7 @@
 -- and nothing was written.
 --
 -- Next to the calls it is strings that cost, for each byte of them is hashed, then tables that grow and calls of functions. So what
--- many requests have in common is made once, and none of these functions is called for each of them.
+-- many requests have in common is made once, and none of these functions is called for each of them where all are answered alike.
 
 -- quotas answers a request with what is left of the limits.
 local function quotas(verdict, second, minute)
@@ -37,18 +37,22 @@ end
 
 -- enter_some adds a part to an account's entry of the ledger: n holds from one on, and their messages, if they have some.
 local function enter_some(p, head, n, ids, from, messages)
-	local parts, m, to, length, long = p.parts, p.pieces, from + n - 1, packed('>I4', #ids[from]), messages and packed('>I4', #messages[from])
-	parts[m + 1], parts[m + 2], parts[m + 3], parts[m + 4] = head, packed('>I2', n), length, concat(ids, length, from, to)
-	parts[m + 5] = long and long .. concat(messages, long, from, to) or string.rep('\0', 4 * n)
-	p.pieces, p.entries = m + 5, p.entries + n
+	local parts, m, id, message = p.parts, p.pieces, ids[from], messages and messages[from] or ''
+	parts[m + 1] = head
+	if n == 1 then
+		parts[m + 2], m = packed('>I2I4c0I4c0', 1, #id, id, #message, message), m + 2
+	else
+		local to, length, long = from + n - 1, packed('>I4', #id), packed('>I4', #message)
+		parts[m + 2], parts[m + 3], parts[m + 4] = packed('>I2', n), length, concat(ids, length, from, to)
+		parts[m + 5], m = messages and long .. concat(messages, long, from, to) or string.rep(long, n), m + 5
+	end
+	p.pieces, p.entries = m, p.entries + n
 end
 
 -- admit decides the requests of a bundle that admits.
-local function admit(b)
-	local here, kind, n, ids, hash, t = b.here, b.kind, b.n, b.ids, b.hash, b.terms
-	local open, found, open_at, found_at = here.open, hash and hash.found, b.open_at, b.found_at
-	local per_second, per_minute, account, fee, record = t.per_second, t.per_minute, t.account, t.fee, packed('>I7', now) .. t.record
-	local w, p, made, number, opened, to = t.app and windows_of(here, t.app), nil, {}, 0, here.opened, here.opened_to
+local function admit(kind, n, here, ids, _, hash, open_at, found_at, app, per_second, per_minute, account, fee, record, entry)
+	local open, found, opened_as = here.open, hash and hash.found, packed('>I7', now) .. record
+	local w, p, made, number, opened, to = app and windows_of(here, app), nil, {}, 0, here.opened, here.opened_to
 	local items, same, counts, counted, available = n == 1 and {}, 'a', w and kind ~= CHECK, 0, 0
 	local second, minute = w and per_second - w[TOTAL] or 0, w and per_minute - w[MINUTE_TOTAL] or 0
 	for k = 1, n do
@@ -70,7 +74,7 @@ local function admit(b)
 				verdict = 'b'
 			elseif kind == HOLD then
 				if fee and p.exact and hash and found[1] then
-					opened[to + 1], opened[to + 2], to, number = id, record, to + 2, number + 1
+					opened[to + 1], opened[to + 2], to, number = id, opened_as, to + 2, number + 1
 					made[number], available = id, available - fee
 				else
 					verdict = ''
@@ -101,7 +105,7 @@ local function admit(b)
 	end
 	here.opened_to = to
 	if number > 0 then
-		enter_some(p, t.entry, number, made, 1, false)
+		enter_some(p, entry, number, made, 1, false)
 		p.available, p.held = available, p.held + number * fee
 	end
 	return items and answered(items, n) or quotas(string.upper(same), second, minute) .. (counts and '\1' or '\0')
@@ -120,33 +124,33 @@ end
 
 -- settle_some settles some holds of a bundle, which were made alike.
 local function settle_some(b, t, from, to)
-	local here, hash, ids, n, p = b.here, b.hash, b.ids, to - from + 1, t.purse
-	local closed, last, put, puts, letter = here.closed, here.closed_to, hash.put, hash.puts, b.kind == CAPTURE and 'c' or 'r'
-	local value, named, asked = letter .. t.record, t.named, b.found_at + 2
+	local kind, _, here, ids, messages, hash, _, found_at = unpack(b)
+	local closed, last, put, puts, letter, n, p = here.closed, here.closed_to, hash.put, hash.puts, kind == CAPTURE and 'c' or 'r', to - from + 1, t.purse
+	local value, named, asked = letter .. t.record, t.named, found_at + 2
 	for k = from, to do
-		if b.messages then
+		if messages then
 			put[puts + 1], put[puts + 2], puts = hash[asked + k], named, puts + 2 -- under the field that was asked for
 		end
 		put[puts + 1], put[puts + 2], puts, last = ids[k], value, puts + 2, last + 1
 		closed[last] = ids[k]
 	end
 	hash.puts, here.closed_to, p.held = puts, last, p.held - n * t.fee
-	if letter == 'c' then
+	if kind == CAPTURE then
 		p.captured, p.captures = p.captured + n * t.fee, true
 	else
 		p.available = p.available + n * t.fee
 	end
-	enter_some(p, string.upper(letter) .. t.entry, n, ids, from, b.messages)
+	enter_some(p, string.upper(letter) .. t.entry, n, ids, from, messages)
 end
 
 -- settle_all settles the holds of a bundle.
 local function settle_all(b)
-	local here, n, hash, named = b.here, b.n, b.hash, b.messages
-	local open, found, open_at, found_at, terms = here.open, hash.found, b.open_at, b.found_at, here.terms
-	local there, items, alike, from = found[1] and (hash.recent or not named), n == 1 and {}, false, 1
+	local _, n, here, _, messages, hash, open_at, found_at = unpack(b)
+	local open, found, terms = here.open, hash.found, here.terms
+	local there, items, alike, from = found[1] and (hash.recent or not messages), n == 1 and {}, false, 1
 	for k = 1, n do
 		local hold, t = open[open_at + k], false
-		if hold and there and not (named and (here.early or found[found_at + k])) then
+		if hold and there and not (messages and (here.early or found[found_at + k])) then
 			t = terms[hold]
 			if t == nil then
 				t = usual(here, hold)
@@ -254,7 +258,7 @@ local function send()
 	end
 	look()
 	for i = 1, #bundles do
-		replies[i] = bundles[i].terms and admit(bundles[i]) or settle_all(bundles[i])
+		replies[i] = bundles[i][1] > HOLD and settle_all(bundles[i]) or admit(unpack(bundles[i]))
 	end
 	if enter_all() then
 		write()
