@@ -103,6 +103,19 @@ func onLinux() error {
 }
 
 // The proxy knows no limits, and not the tenant that has one.
+func TestOptionsThatMeasureNothingAreNamed(t *testing.T) {
+	for args, want := range map[string]string{
+		"-apps 1":                 "-apps must be at least 2, not 1",
+		"-rounds 0":               "-rounds must be at least 1, not 0",
+		"-brief -keys -1":         "-keys must be at least 1, not -1",
+		"-series main,everything": "-series takes some of",
+	} {
+		if err := bench(t.Context(), strings.Fields(args)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", args, err, want)
+		}
+	}
+}
+
 func TestATargetThatDoesNotDoItsJobIsNotMeasured(t *testing.T) {
 	r := &rig{ctx: t.Context(), dir: t.TempDir(), out: io.Discard}
 	t.Cleanup(r.stopAll)

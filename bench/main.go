@@ -84,6 +84,21 @@ func (s *settings) brief() {
 	s.apps, s.redisApps, s.keys, s.ledger, s.limited, s.strangers, s.webhooks = 60, 20, 2_000, 5_000, 20, 500, 50
 }
 
+// tooFew names the options whose numbers are too small to measure anything: half of the apps are
+// a case of their own, and so two at least.
+func tooFew(f *flag.FlagSet) (err error) {
+	f.VisitAll(func(o *flag.Flag) {
+		least := 1
+		if o.Name == "apps" {
+			least = 2
+		}
+		if n, ok := o.Value.(flag.Getter).Get().(int); ok && n < least {
+			err = errors.Join(err, fmt.Errorf("-%s must be at least %d, not %d", o.Name, least, n))
+		}
+	})
+	return err
+}
+
 func bench(ctx context.Context, args []string) error {
 	var s settings
 	var brief bool
@@ -108,6 +123,9 @@ func bench(ctx context.Context, args []string) error {
 	f.DurationVar(&s.delay, "delay", 100*time.Millisecond, "how long the slow Meta takes")
 	f.BoolVar(&brief, "brief", false, "everything once and small, to see that it works")
 	if err := f.Parse(args); err != nil {
+		return err
+	}
+	if err := tooFew(f); err != nil {
 		return err
 	}
 	if brief {
