@@ -186,7 +186,7 @@ func (s *Store) decide(ctx context.Context, p place, mode store.Mode, windows, m
 // toAdmit is a request to admit.
 func toAdmit(mode store.Mode, windows, money bool, a store.Admission) request {
 	q := append(make(packed, 0, 112), flag(windows), flag(money)).number(a.Limits.PerSecond).number(a.Limits.PerMinute)
-	r := request{kind: modes[mode], terms: q.text(string(a.Account)).text(string(a.App)).decimal(int64(a.Fee))}
+	r := request{kind: modes[mode], terms: q.record(a)}
 	if money {
 		r.hold = a.HoldID
 	}

@@ -165,7 +165,7 @@ func (l *alike) request() placed {
 	}
 	r := request{kind: settles[store.Captured], hold: id, message: oneOf(l.message, l.message, l.message, "")}
 	if rand.IntN(6) == 0 {
-		r.terms = packed(nil).text(string(l.payer(p))).text(string(a.App)).decimal(int64(a.Fee))
+		r.terms = packed(nil).record(store.Admission{Account: l.payer(p), App: a.App, Fee: a.Fee})
 	}
 	return placed{p, r}
 }

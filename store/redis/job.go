@@ -8,6 +8,8 @@ import (
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/connexease/caddy-whatsapp-gateway/store"
 )
 
 // job is one run of a script that every send needs, or some questions. It is used again with all
@@ -107,6 +109,11 @@ func (q packed) decimal(n int64) packed {
 	q = strconv.AppendInt(append(q, 0, 0, 0, 0), n, 10)
 	binary.BigEndian.PutUint32(q[at:], uint32(len(q)-at-4))
 	return q
+}
+
+// record adds what an admission costs, and to whom: the RECORD of records.lua.
+func (q packed) record(a store.Admission) packed {
+	return q.text(string(a.Account)).text(string(a.App)).decimal(int64(a.Fee))
 }
 
 // number adds a number that is not negative and that Lua can count with.

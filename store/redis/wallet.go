@@ -58,7 +58,7 @@ func (s *Store) settle(ctx context.Context, id store.HoldID, outcome store.Outco
 		case !known:
 			p, known, err = s.findHold(ctx, id)
 		case outcome == store.Captured: // a failover has lost it: told what it was, the script makes it anew
-			r.terms = packed(nil).text(string(own.Account)).text(string(own.App)).decimal(int64(own.Fee))
+			r.terms = packed(nil).record(own)
 		default:
 			known = false
 		}

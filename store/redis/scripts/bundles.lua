@@ -13,7 +13,7 @@ local DIGITS, FEE_DIGITS = 15, 13
 -- A hold that is older than this, in microseconds, may have outlived the hash that it is to be settled in.
 local OLD = 30 * 24 * 3600 * 1e6
 
-local call, pcall_redis, sub, concat = redis.call, redis.pcall, string.sub, table.concat
+local call, sub, concat = redis.call, string.sub, table.concat
 local packed, unpacked = struct.pack, struct.unpack
 
 -- What is read and written: bundles in the order of the arguments, places and hashes in that in which they were met, purses by
@@ -26,7 +26,7 @@ local function place_at(base)
 	if not here then
 		here = {
 			base = base, opens = { 'HMGET', base .. 'open', '' }, asked = 3, open = {}, early = false, past = {},
-			windows = {}, terms = {}, opened = { 'HSET', base .. 'open' }, opened_to = 2, closed = { 'HDEL', base .. 'open' }, closed_to = 2,
+			windows = {}, usual = {}, opened = { 'HSET', base .. 'open' }, opened_to = 2, closed = { 'HDEL', base .. 'open' }, closed_to = 2,
 		}
 		heres[base], places[#places + 1] = here, here
 	end

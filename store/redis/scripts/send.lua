@@ -118,7 +118,7 @@ local function usual(here, hold)
 	local t = now - at <= OLD and p and p.exact and #fee < FEE_DIGITS and {
 		purse = p, fee = tonumber(fee), record = record, entry = sub(record, 5 + #account), named = packed(RECORD, #account, account, #app, app, 0, ''),
 	}
-	here.terms[hold] = t
+	here.usual[hold] = t
 	return t
 end
 
@@ -146,12 +146,12 @@ end
 -- settle_all settles the holds of a bundle.
 local function settle_all(b)
 	local _, n, here, _, messages, hash, open_at, found_at = unpack(b)
-	local open, found, terms = here.open, hash.found, here.terms
+	local open, found = here.open, hash.found
 	local there, items, alike, from = found[1] and (hash.recent or not messages), n == 1 and {}, false, 1
 	for k = 1, n do
 		local hold, t = open[open_at + k], false
 		if hold and there and not (messages and (here.early or found[found_at + k])) then
-			t = terms[hold]
+			t = here.usual[hold]
 			if t == nil then
 				t = usual(here, hold)
 			end
@@ -197,7 +197,7 @@ local function enter_all()
 		if p and p.entries > 0 then
 			local result
 			if p.captures then
-				result = pcall_redis('SADD', p.base .. 'unreported', account)
+				result = redis.pcall('SADD', p.base .. 'unreported', account)
 				p.added = result == 1
 			end
 			local first = math.max(free, p.seq + 1)
@@ -207,9 +207,9 @@ local function enter_all()
 			end
 			local ledger, entry, parts = p.base .. 'ledger:' .. account, string.format('%d-0', p.seq), concat(p.parts)
 			if type(result) ~= 'table' and ARGV[1] == '' then
-				result = pcall_redis('XADD', ledger, entry, 'b', p.before, 'e', parts)
+				result = redis.pcall('XADD', ledger, entry, 'b', p.before, 'e', parts)
 			elseif type(result) ~= 'table' then
-				result = pcall_redis('XADD', ledger, entry, 'b', p.before, 'e', parts, 't', ARGV[1])
+				result = redis.pcall('XADD', ledger, entry, 'b', p.before, 'e', parts, 't', ARGV[1])
 			end
 			if type(result) == 'table' then
 				undo()
