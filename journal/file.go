@@ -6,10 +6,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"io/fs"
-	"net/url"
-	"os"
-	"path/filepath"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
@@ -32,32 +28,6 @@ const (
 // writing are the settings of the connection that writes. The write-ahead log is
 // cut back to 64 MiB after something large.
 var writing = []string{"journal_mode(wal)", "synchronous(full)", "journal_size_limit(67108864)"}
-
-// createPrivately makes the file readable by its owner alone, as SQLite does
-// not; the files beside it get the same permissions from it.
-func createPrivately(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	// A file that is there is not opened: closing it would end the locks that
-	// SQLite holds on it in this process (fcntl(2)).
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return f.Close()
-}
-
-// dataSource is the driver's name for the file at path. Every connection waits
-// up to 3 s for another process that writes.
-func dataSource(path string, pragmas ...string) string {
-	q := url.Values{"_pragma": append([]string{"busy_timeout(3000)"}, pragmas...)}
-	u := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: q.Encode()}
-	return u.String()
-}
 
 // prepareFile makes the tables in a new file, and refuses one that is not ours
 // or is damaged.

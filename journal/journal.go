@@ -19,6 +19,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/connexease/caddy-whatsapp-gateway/sqlitefile"
 )
 
 // ErrClosed means that the journal was closed.
@@ -74,14 +76,14 @@ func Open(dir string) (_ *Journal, err error) {
 			err = errors.Join(fmt.Errorf("opening the journal %s: %w", j.path, err), j.closeDatabases())
 		}
 	}()
-	if err := createPrivately(j.path); err != nil {
+	if err := sqlitefile.Create(j.path); err != nil {
 		return nil, err
 	}
 	ctx := context.Background() // SQLite's own time limit holds
-	if j.writing, err = sql.Open("sqlite", dataSource(j.path, writing...)); err != nil {
+	if j.writing, err = sqlitefile.Open(j.path, writing...); err != nil {
 		return nil, err
 	}
-	if j.reading, err = sql.Open("sqlite", dataSource(j.path, "query_only(on)")); err != nil {
+	if j.reading, err = sqlitefile.Open(j.path, "query_only(on)"); err != nil {
 		return nil, err
 	}
 	j.reading.SetMaxOpenConns(2)

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"sync/atomic"
+
+	"github.com/connexease/caddy-whatsapp-gateway/sqlitefile"
 )
 
 const (
@@ -49,7 +51,7 @@ func newWriter(ctx context.Context, db *sql.DB, waiting *atomic.Int64) (_ *write
 		waiting:    waiting,
 		operations: make(chan *operation), closing: make(chan struct{}), closed: make(chan struct{}),
 	}
-	if w.conn, err = db.Conn(ctx); err != nil {
+	if w.conn, err = sqlitefile.Conn(ctx, db); err != nil {
 		return nil, err
 	}
 	defer func() {

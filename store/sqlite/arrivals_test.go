@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/connexease/caddy-whatsapp-gateway/sqlitefile"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/store/storetest"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
@@ -265,7 +265,7 @@ func TestAnEventThatSomebodyAddedByHandIsNoObstacle(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "gateway.db")
 	s := open(t, path, time.Now)
 	put(t, s, "app_1")
-	db, err := sql.Open("sqlite", dataSource(path))
+	db, err := sqlitefile.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,13 +2,13 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"path/filepath"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/connexease/caddy-whatsapp-gateway/sqlitefile"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
@@ -56,7 +56,7 @@ func TestThoseWhoAskTogetherGetTheirOwnAnswers(t *testing.T) {
 func TestAKeyThatCannotBeLookedUpIsNotUnknown(t *testing.T) {
 	path, known := filepath.Join(t.TempDir(), "gateway.db"), tenant.KeyDigest{1}
 	s := withKeys(t, path, known)
-	db, err := sql.Open("sqlite", dataSource(path))
+	db, err := sqlitefile.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,17 +15,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
-	_ "modernc.org/sqlite" // the driver
 
 	"github.com/connexease/caddy-whatsapp-gateway/deadline"
+	"github.com/connexease/caddy-whatsapp-gateway/sqlitefile"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/store/linger"
 )
@@ -76,7 +73,7 @@ func Open(ctx context.Context, path string, o Options) (_ *Store, err error) {
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
-	if err := createPrivately(path); err != nil {
+	if err := sqlitefile.Create(path); err != nil {
 		return nil, err
 	}
 	s := &Store{admitTimes: deadline.New(store.AdmitTimeout), receiving: semaphore.NewWeighted(outboxGroup)}
@@ -94,12 +91,12 @@ func Open(ctx context.Context, path string, o Options) (_ *Store, err error) {
 	// through more whenever pages of an index have changed places. The write-ahead
 	// log is copied into the database when it has so many pages, most of them time and again
 	// where many accounts send, and is cut back after a reader has kept it growing (in bytes).
-	s.writing, err = sql.Open("sqlite", dataSource(path,
-		"journal_mode(wal)", "synchronous(full)", "foreign_keys(on)", "cache_size(-16384)", "wal_autocheckpoint(4000)", "journal_size_limit(67108864)"))
+	s.writing, err = sqlitefile.Open(path,
+		"journal_mode(wal)", "synchronous(full)", "foreign_keys(on)", "cache_size(-16384)", "wal_autocheckpoint(4000)", "journal_size_limit(67108864)")
 	if err != nil {
 		return nil, err
 	}
-	s.reading, err = sql.Open("sqlite", dataSource(path, "query_only(on)"))
+	s.reading, err = sqlitefile.Open(path, "query_only(on)")
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +128,7 @@ func newWriter(ctx context.Context, db *sql.DB, o Options) (_ *writer, err error
 		earlyFees: make(map[string]earlyFee), replaced: make(map[string]earlyFee), claims: newClaims(), arrivals: newArrivals(),
 		tail: newTail(), messages: messageIndex{size: messageBatch}, accounts: accountIndex{size: accountBatch}, indexChunk: indexChunk, lost: true,
 	}
-	if w.conn, err = db.Conn(ctx); err != nil {
+	if w.conn, err = sqlitefile.Conn(ctx, db); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -201,35 +198,14 @@ type lock struct {
 	conn *sql.Conn
 }
 
-// createPrivately makes the file readable by its owner alone, as SQLite does
-// not; the files beside it get the same permissions from it.
-func createPrivately(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	// A file that is there is not opened: closing it would end the locks that
-	// SQLite holds on it in this process (fcntl(2)).
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		if info, err := os.Stat(path); err == nil && info.IsDir() {
-			return fmt.Errorf("%s: is a directory", path)
-		}
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return f.Close()
-}
-
 // acquireLock keeps the file at path locked for as long as the process lives.
 // SQLite's locks work alike on every system and end with the process, however
 // it ends.
 func acquireLock(ctx context.Context, path string) (*lock, error) {
-	if err := createPrivately(path); err != nil {
+	if err := sqlitefile.Create(path); err != nil {
 		return nil, err
 	}
-	db, err := sql.Open("sqlite", dataSource(path))
+	db, err := sqlitefile.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -242,15 +218,6 @@ func acquireLock(ctx context.Context, path string) (*lock, error) {
 		return nil, errors.Join(err, conn.Close(), db.Close())
 	}
 	return &lock{db, conn}, nil
-}
-
-// dataSource is the driver's name for the file at path. Every connection waits
-// up to 3 s for another process that writes, which is less than a request waits
-// to be admitted.
-func dataSource(path string, pragmas ...string) string {
-	q := url.Values{"_pragma": append([]string{"busy_timeout(3000)"}, pragmas...)}
-	u := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: q.Encode()}
-	return u.String()
 }
 
 // migrate brings the schema from whatever version it has to the newest, in one

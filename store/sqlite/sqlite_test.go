@@ -217,6 +217,32 @@ func TestOneGatewayServesFromADatabase(t *testing.T) {
 	open(t, path, time.Now)
 }
 
+// A gateway and commands may be started at the same moment where there is no
+// database yet.
+func TestManyOpenersMakeOneDatabase(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "new", "gateway.db")
+	stores := make([]*Store, 6)
+	var wg sync.WaitGroup
+	for i := range stores {
+		wg.Go(func() {
+			var err error
+			if stores[i], err = Open(t.Context(), path, Options{Exclusive: i == 0}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for i, s := range stores {
+		if s == nil {
+			continue // and the test has failed
+		}
+		defer s.Close()
+		if err := s.CreateAccount(t.Context(), tenant.Account{ID: tenant.AccountID(fmt.Sprint("acct_", i)), Currency: "USD"}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestOnlyTheServingGatewayAdmits(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "gateway.db")
 	_, account := funded(t, path, 1_000)

@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/connexease/caddy-whatsapp-gateway/pricing"
+	"github.com/connexease/caddy-whatsapp-gateway/sqlitefile"
 	"github.com/connexease/caddy-whatsapp-gateway/store"
 	"github.com/connexease/caddy-whatsapp-gateway/tenant"
 )
@@ -162,7 +162,7 @@ func TestASeqThatSomebodyElseHasTakenIsNoObstacle(t *testing.T) {
 	if _, err := s.Admit(t.Context(), a); err != nil {
 		t.Fatal(err)
 	}
-	db, err := sql.Open("sqlite", dataSource(path))
+	db, err := sqlitefile.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,10 +232,10 @@ func TestAClockThatIsSetBackHidesNoHold(t *testing.T) {
 
 func TestADatabaseWithoutATailGoesOn(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "gateway.db")
-	if err := createPrivately(path); err != nil {
+	if err := sqlitefile.Create(path); err != nil {
 		t.Fatal(err)
 	}
-	db, err := sql.Open("sqlite", dataSource(path, "journal_mode(wal)"))
+	db, err := sqlitefile.Open(path, "journal_mode(wal)")
 	if err != nil {
 		t.Fatal(err)
 	}
