@@ -325,8 +325,11 @@ type Entry struct {
 
 // EntryID returns the id of the ledger entry of this kind for a hold.
 func (id HoldID) EntryID(kind Kind) string {
-	return string(kind) + strings.TrimPrefix(string(id), holdPrefix)
+	return string(kind) + id.Suffix()
 }
+
+// Suffix is what the ids of all ledger entries of a hold end with, behind the kind of each.
+func (id HoldID) Suffix() string { return strings.TrimPrefix(string(id), holdPrefix) }
 
 // Again is the id of the hold that is made in place of a released one when it
 // turns out that Meta had accepted the message. It is always the same one.

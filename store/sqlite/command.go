@@ -19,8 +19,13 @@ type command struct {
 	one       [1]driver.Value
 }
 
-// newCommand prepares a statement on a connection.
+// newCommand prepares a statement on a connection, each question mark of which is a parameter.
 func newCommand(conn *sql.Conn, query string) (*command, error) {
+	return newCommandOf(conn, query, strings.Count(query, "?"))
+}
+
+// newCommandOf prepares a statement with so many parameters.
+func newCommandOf(conn *sql.Conn, query string, parameters int) (*command, error) {
 	c := &command{conn: conn}
 	err := conn.Raw(func(driverConn any) (err error) {
 		c.statement, err = driverConn.(driver.Conn).Prepare(query)
@@ -29,7 +34,7 @@ func newCommand(conn *sql.Conn, query string) (*command, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.values = make([]driver.NamedValue, strings.Count(query, "?"))
+	c.values = make([]driver.NamedValue, parameters)
 	for i := range c.values {
 		c.values[i].Ordinal = i + 1
 	}
@@ -95,8 +100,9 @@ type commands struct {
 	begin, commit, dataVersion *command
 	insertTail, deleteTail     *command
 	insertEntry, lastSeq       *command
+	insertEntries              *bulk
 	insertHold, updateWallet   *command
-	countHeld, insertMessage   *command
+	countHeld                  *command
 	selectHeld                 *command
 	insertEvent, deleteEvent   *command
 	updateEvent, countEvent    *command
@@ -104,6 +110,7 @@ type commands struct {
 	deleteArrivals             *command
 	selectSender               *command
 	insertAccountEntries       *command
+	insertMessages             *bulk
 }
 
 // all are the commands by their text.
@@ -118,7 +125,6 @@ func (c *commands) all() map[string]**command {
 		"INSERT INTO holds (id, account_id, app_id, amount, made_at) VALUES (?, ?, ?, ?, ?)":                                                   &c.insertHold,
 		"UPDATE accounts SET credited = ?, available = ?, held = ?, captured = ? WHERE rowid = ?":                                              &c.updateWallet,
 		"SELECT count(*) FROM ledger WHERE id IN (?, ?, ?)":                                                                                    &c.countHeld,
-		"INSERT INTO messages (key, seq) VALUES (?, ?) ON CONFLICT DO NOTHING":                                                                 &c.insertMessage,
 		"INSERT OR REPLACE INTO account_entries (account_id, upto, seqs) VALUES (?, ?, ?)":                                                     &c.insertAccountEntries,
 		"SELECT account_id, amount, ifnull(app_id, '') FROM ledger WHERE id IN (?, ?, ?) LIMIT 1":                                              &c.selectHeld,
 		"DELETE FROM outbox WHERE id = ?":                                                                                                      &c.deleteEvent,
@@ -133,6 +139,26 @@ func (c *commands) all() map[string]**command {
 		`INSERT INTO ledger (seq, id, account_id, kind, amount, balance, app_id, message_id, at, held_seq, held_balance, held_at)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`: &c.insertEntry,
 	}
+}
+
+// prepare prepares them on a connection.
+func (c *commands) prepare(conn *sql.Conn) (err error) {
+	if err = prepareCommands(conn, c.all()); err != nil {
+		return err
+	}
+	c.insertEntries, err = newBulk(conn,
+		"INSERT INTO ledger (seq, id, account_id, kind, amount, balance, app_id, message_id, at, held_seq, held_balance, held_at)", "itttiinniiii",
+		"ON CONFLICT (id) DO NOTHING")
+	if err != nil {
+		return err
+	}
+	c.insertMessages, err = newBulk(conn, "INSERT INTO messages (key, seq)", "ii", "ON CONFLICT DO NOTHING")
+	return err
+}
+
+// close gives those that are prepared back to SQLite.
+func (c *commands) close() error {
+	return errors.Join(closeCommands(c.all()), c.insertEntries.close(), c.insertMessages.close())
 }
 
 // prepareCommands prepares commands on a connection.

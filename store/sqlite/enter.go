@@ -14,17 +14,17 @@ import (
 // enterTail enters the holds that have an outcome, at most so many, and those without
 // one that due is true of.
 func (w *writer) enterTail(most int, due func(*recentHold) bool) error {
+	settled := make([]*recentHold, 0, min(most, len(w.tail.settled)))
 	for _, h := range w.tail.settled {
-		if most == 0 {
+		if len(settled) == most {
 			break
 		}
-		if h.entered {
-			continue
+		if !h.entered {
+			settled = append(settled, h)
 		}
-		if err := w.enterRecent(h); err != nil {
-			return err
-		}
-		most--
+	}
+	if err := w.enterTogether(settled); err != nil {
+		return err
 	}
 	for _, h := range w.tail.made {
 		if h.entered || !h.open() || !due(h) {
@@ -84,18 +84,71 @@ func (w *writer) enterAndIndex() error {
 	return w.indexAccounts()
 }
 
-// enterRecent enters a hold, with its outcome if it has one.
-func (w *writer) enterRecent(h *recentHold) error {
-	wl, err := w.walletOfEntry(h.account)
+// enterTogether enters holds that have an outcome, as many at a time as SQLite is to have
+// in memory.
+func (w *writer) enterTogether(settled []*recentHold) error {
+	b, written := w.commands.insertEntries, 0
+	for i, h := range settled {
+		r := &h.outcome
+		b.number(r.seq)
+		b.text(string(r.kind), h.hold.Suffix())
+		b.text(string(h.account))
+		b.text(string(r.kind))
+		b.number(int64(h.amount))
+		b.number(int64(r.balance))
+		b.text(string(h.app))
+		b.text(r.messageID)
+		b.number(r.at)
+		b.number(h.seq)
+		b.number(int64(h.balance))
+		b.number(h.at)
+		if b.full() || i == len(settled)-1 {
+			if err := w.writeEntries(settled[written : i+1]); err != nil {
+				return err
+			}
+			written = i + 1
+		}
+	}
+	return nil
+}
+
+// writeEntries writes the entries of holds, which are in the bulk.
+func (w *writer) writeEntries(settled []*recentHold) error {
+	n, err := w.commands.insertEntries.write()
+	if seqTaken(err) { // and nothing was written
+		for _, h := range settled {
+			if err := w.enterRecent(h); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err == nil && n != int64(len(settled)) {
+		err = errEntered
+	}
 	if err != nil {
 		return err
 	}
-	after := wl.entered.after(store.Entry{Kind: store.KindHold, Amount: h.amount})
+	for _, h := range settled {
+		if err := w.noteEntered(h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var errEntered = errors.New("an entry of the ledger's tail is in the ledger already")
+
+// seqTaken tells whether an entry could not be written because a hand that knows better has
+// added to the ledger.
+func seqTaken(err error) bool { return err != nil && strings.Contains(err.Error(), "ledger.seq") }
+
+// enterRecent enters a hold, with its outcome if it has one.
+func (w *writer) enterRecent(h *recentHold) (err error) {
 	r, held := &h.record, [3]driver.Value{}
 	if h.open() {
 		_, err = w.commands.insertHold.exec(string(h.hold), string(h.account), string(h.app), int64(h.amount), h.at)
 	} else {
-		after = after.after(store.Entry{Kind: h.outcome.kind, Amount: h.amount})
 		r, held = &h.outcome, [3]driver.Value{h.seq, int64(h.balance), h.at}
 	}
 	if err != nil {
@@ -105,17 +158,31 @@ func (w *writer) enterRecent(h *recentHold) error {
 	for {
 		n, err = w.commands.insertEntry.exec(r.seq, h.hold.EntryID(r.kind), string(h.account), string(r.kind), int64(h.amount),
 			int64(r.balance), null(h.app), null(r.messageID), r.at, held[0], held[1], held[2])
-		if err == nil || !strings.Contains(err.Error(), "ledger.seq") {
+		if !seqTaken(err) {
 			break
 		}
-		w.seq++ // a hand that knows better has added to the ledger
+		w.seq++
 		r.seq = w.seq
 	}
 	if err == nil && n == 0 {
-		err = errors.New("an entry of the ledger's tail is in the ledger already")
+		err = errEntered
 	}
 	if err != nil {
 		return err
+	}
+	return w.noteEntered(h)
+}
+
+// noteEntered notes that a hold has been entered, with its outcome if it has one.
+func (w *writer) noteEntered(h *recentHold) error {
+	wl, err := w.walletOfEntry(h.account)
+	if err != nil {
+		return err
+	}
+	r, after := &h.record, wl.entered.after(store.Entry{Kind: store.KindHold, Amount: h.amount})
+	if !h.open() {
+		r = &h.outcome
+		after = after.after(store.Entry{Kind: r.kind, Amount: h.amount})
 	}
 	w.messages.add(r)
 	w.accounts.add(h.account, r.seq)

@@ -116,10 +116,8 @@ func (w *writer) writeMessages(page []indexed) error {
 	upTo := page[len(page)-1].seq
 	slices.SortFunc(page, byKey)
 	return w.alone(func() error {
-		for _, i := range page {
-			if _, err := w.commands.insertMessage.exec(i.key, i.seq); err != nil {
-				return err
-			}
+		if err := w.insertMessages(page); err != nil {
+			return err
 		}
 		return w.setIndexed(messagesIndexed, upTo)
 	})
@@ -139,15 +137,25 @@ func (w *writer) indexMessages() error {
 		slices.SortFunc(x.batch.rows, byKey)
 	}
 	rows, last := x.batch.chunk(w.indexChunk)
-	for _, i := range rows {
-		if _, err := w.commands.insertMessage.exec(i.key, i.seq); err != nil {
-			return err
-		}
-	}
-	if !last {
-		return nil
+	if err := w.insertMessages(rows); err != nil || !last {
+		return err
 	}
 	return w.setIndexed(messagesIndexed, w.capturesUpTo())
+}
+
+// insertMessages writes rows of the table within the transaction under way.
+func (w *writer) insertMessages(rows []indexed) error {
+	b := w.commands.insertMessages
+	for i, r := range rows {
+		b.number(r.key)
+		b.number(r.seq)
+		if b.full() || i == len(rows)-1 {
+			if _, err := b.write(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // capturesUpTo is the seq up to which every capture is in the table or in the batch.

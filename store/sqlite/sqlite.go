@@ -142,7 +142,7 @@ func newWriter(ctx context.Context, db *sql.DB, o Options) (_ *writer, err error
 	if err := prepare(ctx, w.conn, w.statements.all()); err != nil {
 		return nil, err
 	}
-	if err := prepareCommands(w.conn, w.commands.all()); err != nil {
+	if err := w.commands.prepare(w.conn); err != nil {
 		return nil, err
 	}
 	if _, err := w.refresh(); err != nil {

@@ -42,6 +42,7 @@ type tail struct {
 	mu      sync.RWMutex
 	senders map[store.HoldID]store.Sender
 
+	blank   []recentHold  // in one piece of memory, for the next ones
 	made    []*recentHold // as they were made
 	settled []*recentHold // as they were settled
 	told    int           // how many of settled the senders tell of: those that are committed
@@ -86,7 +87,12 @@ func (t *tail) find(id store.HoldID) *recentHold {
 
 // hold adds a hold, of which the row has to be written.
 func (t *tail) hold(r *record, row int64) {
-	h := &recentHold{record: *r, row: row}
+	if len(t.blank) == 0 {
+		t.blank = make([]recentHold, 64)
+	}
+	h := &t.blank[0]
+	t.blank = t.blank[1:]
+	h.record, h.row = *r, row
 	t.holds[r.hold] = h
 	t.made = append(t.made, h)
 	t.mu.Lock()

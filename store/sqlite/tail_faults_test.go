@@ -158,21 +158,45 @@ func TestSendsGoOnWhereTheLedgerRefusesWhatIsInItsTail(t *testing.T) {
 func TestASeqThatSomebodyElseHasTakenIsNoObstacle(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "gateway.db")
 	s, account := funded(t, path, 1_000_000)
-	a := holdOf(account)
-	if _, err := s.Admit(t.Context(), a); err != nil {
-		t.Fatal(err)
+	allow := refuse(t, s, "ledger") // so that all of it is in the tail
+	const sends = 3
+	for i := range sends {
+		a := holdOf(account)
+		if _, err := s.Admit(t.Context(), a); err != nil {
+			t.Fatal(err)
+		}
+		if i == sends-1 {
+			continue // which stays open
+		}
+		if err := s.Capture(t.Context(), a.HoldID, fmt.Sprintf("wamid.%d", i)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	db, err := sqlitefile.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	_, err = db.ExecContext(t.Context(), "INSERT INTO ledger (id, account_id, kind, amount, balance, at) VALUES ('note', 'acct_1', 'credit', 0, 0, 0)")
-	if err != nil {
-		t.Fatal(err)
+	for i := range 2 * sends { // all the seqs behind that of the credit
+		_, err = db.ExecContext(t.Context(), "INSERT INTO ledger (id, account_id, kind, amount, balance, at) VALUES (?, 'acct_1', 'credit', 0, 0, 0)", i)
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
-	if entries := allEntries(t, s, account); len(entries) != 3 {
+	allow()
+	entries := allEntries(t, s, account)
+	if len(entries) != 1+2*sends+2*sends-1 {
 		t.Errorf("%d entries", len(entries))
+	}
+	seqs := make(map[int64]bool)
+	for _, e := range entries {
+		if e.Kind == store.KindCapture && seqs[e.Seq] {
+			t.Errorf("seq %d is taken twice", e.Seq)
+		}
+		seqs[e.Seq] = true
+	}
+	if b, err := s.Balance(t.Context(), account); err != nil || b.Captured != (sends-1)*1_000 || b.Held != 1_000 {
+		t.Errorf("%+v, %v", b, err)
 	}
 }
 

@@ -377,5 +377,5 @@ func (w *writer) log() *zap.Logger {
 
 // close gives back the statements and the connection.
 func (w *writer) close() error {
-	return errors.Join(closeCommands(w.commands.all()), finalize(w.statements.all()), w.conn.Close())
+	return errors.Join(w.commands.close(), finalize(w.statements.all()), w.conn.Close())
 }
