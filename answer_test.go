@@ -190,7 +190,7 @@ func FuzzJudge(f *testing.F) {
 		}
 		w := httptest.NewRecorder()
 		if failure == nil {
-			_ = writeSuccess(w, &s.headers, s.answer)
+			_ = s.writeSuccess(w)
 		} else {
 			_ = failure.write(w)
 			for _, secret := range []string{testToken, string(testKey), testToken[:12], string(testKey[:12])} {

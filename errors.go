@@ -98,11 +98,10 @@ func (f *failure) write(w http.ResponseWriter) error {
 }
 
 // writeSuccess answers with Meta's JSON in the envelope, byte for byte.
-func writeSuccess(w http.ResponseWriter, values *headerValues, data []byte) error {
-	const before, after = `{"isSuccess":true,"data":`, `}`
-	body := make([]byte, 0, len(before)+len(data)+len(after))
-	body = append(append(append(body, before...), data...), after...)
-	return writeJSON(w, values, http.StatusOK, body)
+func (s *send) writeSuccess(w http.ResponseWriter) error {
+	body := append(s.room[:0], `{"isSuccess":true,"data":`...)
+	body = append(append(body, s.answer...), '}')
+	return writeJSON(w, &s.headers, http.StatusOK, body)
 }
 
 func writeJSON(w http.ResponseWriter, values *headerValues, status int, body []byte) error {

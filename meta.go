@@ -130,14 +130,13 @@ var noRequest = new(http.Request)
 
 // traced is the context with a trace that notes when the request may have touched
 // a connection. An established connection has its TLS handshake behind it, so a
-// request that never got one was not sent. The first of these is called before any
+// request that never got one was not sent. GotConn is called before any
 // byte is written; the others are there should it ever not be.
 func (x *exchange) traced() context.Context {
 	touched := func() { x.connected.Store(true) }
 	x.trace = httptrace.ClientTrace{
 		GotConn:              func(httptrace.GotConnInfo) { x.connected.Store(true) },
 		WroteHeaders:         touched,
-		WroteRequest:         func(httptrace.WroteRequestInfo) { x.connected.Store(true) },
 		GotFirstResponseByte: touched,
 	}
 	return httptrace.WithClientTrace(x, &x.trace)

@@ -144,6 +144,7 @@ type send struct {
 	// code is that of the failure, if it has failed.
 	code    string
 	headers headerValues // of the answer
+	room    [320]byte    // for the answer, if it is a usual one
 }
 
 // MarshalLogObject implements zapcore.ObjectMarshaler: whose the request was, for
@@ -178,7 +179,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if refusal != nil {
 		return refusal.write(w)
 	}
-	return writeSuccess(w, &s.headers, s.answer)
+	return s.writeSuccess(w)
 }
 
 // serve keeps the store open for as long as the request needs it.

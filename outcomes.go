@@ -157,8 +157,9 @@ func (s *sharedStore) settle(st settlement) {
 		return
 	}
 	if !inOrder {
-		st.patient = true
-		s.retries.Go(func() { s.settleNow(st) })
+		late := st // st itself stays on the stack
+		late.patient = true
+		s.retries.Go(func() { s.settleNow(late) })
 		return
 	}
 	g := s.newSettling()

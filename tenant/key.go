@@ -117,7 +117,11 @@ func (k Key) ours() bool {
 // checksum is the CRC-32 of s in base62, most significant digit first, padded
 // with zeros: 62^6 is over 2^32.
 func checksum(s string) (digits [checksumLength]byte) {
-	sum := crc32.ChecksumIEEE([]byte(s))
+	sum := ^uint32(0) // as crc32.ChecksumIEEE, which takes no string
+	for i := range len(s) {
+		sum = crc32.IEEETable[byte(sum)^s[i]] ^ sum>>8
+	}
+	sum = ^sum
 	for i := len(digits) - 1; i >= 0; i-- {
 		digits[i] = base62[sum%62]
 		sum /= 62
