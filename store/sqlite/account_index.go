@@ -16,6 +16,10 @@ import (
 const (
 	// accountBatch is how many entries are indexed together: enough that accounts in use have many each.
 	accountBatch = 1 << 14
+	// accountChunk is how many rows of a batch one commit writes, so that none takes long: in a large
+	// index, each has a page of its own. They are twice the sends of a tailChunk, so that a
+	// batch is written before the next one has come.
+	accountChunk = 2 * tailChunk
 	// accountsIndexed is the setting that says up to which seq.
 	accountsIndexed = "accounts_indexed"
 )
@@ -23,13 +27,17 @@ const (
 // accountIndex finds the entries of an account. Those that are not in the table account_entries yet
 // are here, or found in the ledger.
 type accountIndex struct {
-	size int // how many entries are a batch
+	size  int // how many entries are a batch
+	chunk int // how many rows of one are written with a commit
 	// count is of how many others it knows: all of them where they are in fresh.
 	count int
 	// fresh are their seqs, each behind a comma. It is nil while they have to be read from the ledger: after
 	// the start, when a transaction has failed, or when another process has written.
 	fresh map[tenant.AccountID][]byte
-	batch batch[accountEntries]
+	// batch is what is being written, those before written by transactions that are committed, those
+	// before writing by the one under way.
+	batch            []accountEntries
+	written, writing int
 	// indexed is the seq up to which all are in the table, and upTo that of the batch.
 	indexed, upTo int64
 }
@@ -49,11 +57,12 @@ func (x *accountIndex) add(account tenant.AccountID, seq int64) {
 }
 
 // due tells whether there is something to write.
-func (x *accountIndex) due() bool { return len(x.batch.rows) > 0 || x.count >= x.size }
+func (x *accountIndex) due() bool { return len(x.batch) > 0 || x.count >= x.size }
 
 // committed forgets what has been written.
 func (x *accountIndex) committed() {
-	if x.batch.committed() {
+	if x.written = x.writing; len(x.batch) > 0 && x.written == len(x.batch) {
+		x.batch, x.written, x.writing = nil, 0, 0
 		x.indexed = x.upTo
 	}
 }
@@ -61,8 +70,8 @@ func (x *accountIndex) committed() {
 // rolledBack forgets what the transaction under way has added, and a batch that it has begun.
 func (x *accountIndex) rolledBack() {
 	x.fresh = nil
-	if x.batch.rolledBack(); x.batch.written == 0 && len(x.batch.rows) > 0 {
-		x.batch, x.count = batch[accountEntries]{}, x.size
+	if x.writing = x.written; x.written == 0 && len(x.batch) > 0 {
+		x.batch, x.count = nil, x.size
 	}
 }
 
@@ -134,7 +143,7 @@ func (w *writer) indexAccounts() error {
 	if !x.due() {
 		return nil
 	}
-	if len(x.batch.rows) == 0 {
+	if len(x.batch) == 0 {
 		if x.fresh == nil {
 			if err := w.readFresh(); err != nil {
 				return err
@@ -145,19 +154,19 @@ func (w *writer) indexAccounts() error {
 			return nil
 		}
 		for _, account := range slices.Sorted(maps.Keys(x.fresh)) {
-			x.batch.rows = append(x.batch.rows, accountEntries{account, x.fresh[account]})
+			x.batch = append(x.batch, accountEntries{account, x.fresh[account]})
 		}
 		clear(x.fresh)
 		x.count, x.upTo = 0, upTo
 	}
-	rows, last := x.batch.chunk(w.indexChunk)
-	for _, r := range rows {
+	x.writing = min(x.written+x.chunk, len(x.batch))
+	for _, r := range x.batch[x.written:x.writing] {
 		r.seqs[0] = '[' // in place of the comma
 		if _, err := w.commands.insertAccountEntries.exec(string(r.account), x.upTo, string(r.seqs)+"]"); err != nil {
 			return err
 		}
 	}
-	if !last {
+	if x.writing < len(x.batch) {
 		return nil
 	}
 	return w.setIndexed(accountsIndexed, x.upTo)

@@ -198,7 +198,7 @@ func TestIndexesDoNotGrowWhileNothingCanBeEntered(t *testing.T) {
 		failing(t, s, (*writer).enterAll)
 	}
 	inWriter(t, s, func(w *writer) error {
-		if n := len(w.messages.fresh); n > 20 {
+		if n := w.messages.fresh.count; n > 20 {
 			t.Errorf("%d messages of 20 are in memory", n)
 		}
 		if n := len(w.accounts.fresh[account]); n > 1000 {

@@ -126,7 +126,7 @@ func (b *books) open(path string) {
 	b.Helper()
 	b.s, b.path = open(b.T, path, b.clock.Now), path
 	b.inWriter(func(w *writer) error {
-		w.accounts.size, w.messages.size, w.indexChunk = 3+b.IntN(8), 2+b.IntN(5), 1+b.IntN(6)
+		w.accounts.size, w.messages.size, w.accounts.chunk = 3+b.IntN(8), 2+b.IntN(5), 1+b.IntN(6)
 		return nil
 	})
 	for _, h := range b.sent {

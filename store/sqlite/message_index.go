@@ -15,7 +15,12 @@ import (
 const (
 	// messageBatch is how many messages are indexed together: enough that many of them
 	// share each page of the index.
-	messageBatch = 1 << 15
+	messageBatch = messageBuckets * tailChunk
+	// messageBuckets is how many parts a batch has, by the first messageBits of the keys. With each tailChunk
+	// of sends that is entered, one part is written: a batch is in the table when the next one has
+	// come, and no commit takes long.
+	messageBuckets = 1 << messageBits
+	messageBits    = 9
 	// messagesIndexed is the setting that says up to which seq.
 	messagesIndexed = "messages_indexed"
 )
@@ -23,10 +28,14 @@ const (
 // messageIndex finds the capture of a message by Meta's id. The messages that are not
 // in the table yet are here; who restarts finds them in the ledger.
 type messageIndex struct {
-	size  int       // how many are a batch
-	fresh []indexed // as they came
-	kept  int       // how many of fresh the transactions before the one under way have added
-	batch batch[indexed]
+	size  int // how many are a batch
+	fresh *buckets
+	// added are the buckets of fresh to which the transaction under way has added, one for each message.
+	added []int32
+	// batch is what is being written. The buckets before written are in the table, those before
+	// writing will be with the transaction under way.
+	batch            *buckets
+	written, writing int
 	// seen is the seq up to which it knows the captures in the ledger: those behind are of another process.
 	seen int64
 }
@@ -40,27 +49,52 @@ func messageKey(id string) int64 {
 	return int64(hash.Sum64())
 }
 
+// buckets are messages, apart by the first bits of their keys.
+type buckets struct {
+	rows  [messageBuckets][]indexed
+	count int
+}
+
+// bucketOf is where a key belongs. The keys of one bucket are smaller than those of the next.
+func bucketOf(key int64) int {
+	return int((uint64(key) ^ 1<<63) >> (64 - messageBits))
+}
+
+// add adds a message, and returns to which bucket.
+func (b *buckets) add(i indexed) int {
+	bucket := bucketOf(i.key)
+	b.rows[bucket] = append(b.rows[bucket], i)
+	b.count++
+	return bucket
+}
+
 // add notes a capture. Noting it twice does no harm, and neither does one that is
 // rolled back: what is found is looked up in the ledger.
 func (x *messageIndex) add(r *record) {
 	if r.kind == store.KindCapture && r.messageID != "" {
-		x.fresh = append(x.fresh, indexed{messageKey(r.messageID), r.seq})
+		x.added = append(x.added, int32(x.fresh.add(indexed{messageKey(r.messageID), r.seq})))
 	}
 }
 
 // due tells whether there is something to write.
-func (x *messageIndex) due() bool { return len(x.batch.rows) > 0 || len(x.fresh) >= x.size }
+func (x *messageIndex) due() bool { return x.batch != nil || x.fresh.count >= x.size }
 
 // committed forgets what has been written. The ledger has nothing behind that seq.
 func (x *messageIndex) committed(seq int64) {
-	x.batch.committed()
-	x.kept, x.seen = len(x.fresh), seq
+	x.added, x.seen = x.added[:0], seq
+	if x.written = x.writing; x.written == messageBuckets {
+		x.batch, x.written, x.writing = nil, 0, 0
+	}
 }
 
 // rolledBack forgets what the transaction under way has added, unless it is in the batch already.
 func (x *messageIndex) rolledBack() {
-	x.batch.rolledBack()
-	x.fresh = x.fresh[:min(x.kept, len(x.fresh))]
+	for _, bucket := range x.added {
+		rows := &x.fresh.rows[bucket]
+		*rows = (*rows)[:len(*rows)-1]
+	}
+	x.fresh.count -= len(x.added)
+	x.added, x.writing = x.added[:0], x.written
 }
 
 // loadMessages notes the messages that are not in the table. Where there are enough
@@ -77,7 +111,9 @@ func (w *writer) loadMessages(ctx context.Context) error {
 			return err
 		}
 		if len(found) < messageBatch || found[messageBatch-1].seq > w.capturesUpTo() {
-			w.messages.fresh, w.messages.kept = found, len(found)
+			for _, i := range found {
+				w.messages.fresh.add(i)
+			}
 			return nil
 		}
 		if err := w.writeMessages(found); err != nil {
@@ -106,8 +142,10 @@ func (w *writer) noteMessages() error {
 	if err != nil {
 		return err
 	}
-	x.fresh = append(x.fresh, found...)
-	x.kept, x.seen = len(x.fresh), w.seq
+	for _, i := range found {
+		x.fresh.add(i)
+	}
+	x.seen = w.seq
 	return nil
 }
 
@@ -125,20 +163,25 @@ func (w *writer) writeMessages(page []indexed) error {
 
 func byKey(a, b indexed) int { return cmp.Compare(a.key, b.key) }
 
-// indexMessages writes some of a batch, in the order of the keys.
+// indexMessages writes a part of a batch, in the order of the keys.
 func (w *writer) indexMessages() error {
 	x := &w.messages
 	if !x.due() {
 		return nil
 	}
-	if len(x.batch.rows) == 0 {
-		x.batch.rows = slices.Clone(x.fresh[:x.size])
-		x.fresh, x.kept = slices.Delete(x.fresh, 0, x.size), max(x.kept-x.size, 0)
-		slices.SortFunc(x.batch.rows, byKey)
+	if x.batch == nil {
+		x.batch, x.fresh, x.added = x.fresh, new(buckets), x.added[:0]
 	}
-	rows, last := x.batch.chunk(w.indexChunk)
-	if err := w.insertMessages(rows); err != nil || !last {
-		return err
+	for wrote := false; x.writing < messageBuckets && !wrote; x.writing++ {
+		rows := x.batch.rows[x.writing]
+		slices.SortFunc(rows, byKey)
+		if err := w.insertMessages(rows); err != nil {
+			return err
+		}
+		wrote = len(rows) > 0
+	}
+	if x.writing < messageBuckets {
+		return nil
 	}
 	return w.setIndexed(messagesIndexed, w.capturesUpTo())
 }
@@ -161,8 +204,10 @@ func (w *writer) insertMessages(rows []indexed) error {
 // capturesUpTo is the seq up to which every capture is in the table or in the batch.
 func (w *writer) capturesUpTo() int64 {
 	upTo := w.seq
-	for _, i := range w.messages.fresh {
-		upTo = min(upTo, i.seq-1)
+	for _, rows := range w.messages.fresh.rows {
+		for _, i := range rows {
+			upTo = min(upTo, i.seq-1)
+		}
 	}
 	for _, h := range w.tail.settled {
 		if !h.entered {
@@ -188,12 +233,10 @@ func (w *writer) senderOf(messageID string) (app tenant.AppID, account tenant.Ac
 	if err != nil {
 		return "", "", err
 	}
-	first, _ := slices.BinarySearchFunc(w.messages.batch.rows, indexed{key: key}, byKey)
-	last := first
-	for last < len(w.messages.batch.rows) && w.messages.batch.rows[last].key == key {
-		last++
+	if w.messages.batch != nil {
+		found = append(found, w.messages.batch.rows[bucketOf(key)]...)
 	}
-	for _, among := range [][]indexed{found, w.messages.batch.rows[first:last], w.messages.fresh} {
+	for _, among := range [][]indexed{found, w.messages.fresh.rows[bucketOf(key)]} {
 		for _, i := range among {
 			if i.key != key {
 				continue

@@ -2,8 +2,10 @@ package sqlite
 
 import (
 	"errors"
+	"math"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -149,5 +151,22 @@ func TestAMessageOfACommandIsFoundByItsID(t *testing.T) {
 			indexed, err := indexedUpTo(t.Context(), s.reading, messagesIndexed)
 			return err != nil || indexed > 0
 		})
+	}
+}
+
+// A batch is sorted bucket by bucket, so that buckets have to be in the order of their keys.
+func TestBucketsAreInTheOrderOfTheKeys(t *testing.T) {
+	if first, last := bucketOf(math.MinInt64), bucketOf(math.MaxInt64); first != 0 || last != messageBuckets-1 {
+		t.Errorf("from %d to %d", first, last)
+	}
+	keys := []int64{-1, 0, 1}
+	for range 10_000 {
+		keys = append(keys, int64(rand.Uint64()))
+	}
+	slices.Sort(keys)
+	for i := range keys[1:] {
+		if before, bucket := bucketOf(keys[i]), bucketOf(keys[i+1]); bucket < before || bucket-before > 3 {
+			t.Fatalf("%d follows %d", bucket, before)
+		}
 	}
 }

@@ -126,7 +126,7 @@ func newWriter(ctx context.Context, db *sql.DB, o Options) (_ *writer, err error
 		clock: o.Clock, epoch: epoch,
 		queue: newQueue(), linger: linger.New(minCommitInterval, maxCommitInterval), timer: time.NewTimer(0), closing: make(chan struct{}), closed: make(chan struct{}),
 		earlyFees: make(map[string]earlyFee), replaced: make(map[string]earlyFee), claims: newClaims(), arrivals: newArrivals(),
-		tail: newTail(), messages: messageIndex{size: messageBatch}, accounts: accountIndex{size: accountBatch}, indexChunk: indexChunk, lost: true,
+		tail: newTail(), messages: messageIndex{size: messageBatch, fresh: new(buckets)}, accounts: accountIndex{size: accountBatch, chunk: accountChunk}, lost: true,
 	}
 	if w.conn, err = sqlitefile.Conn(ctx, db); err != nil {
 		return nil, err

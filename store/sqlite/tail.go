@@ -242,7 +242,7 @@ func (w *writer) loadTail() error {
 	for _, r := range w.tail.loaded() {
 		w.messages.add(&r) // whoever has entered it
 	}
-	w.messages.kept = len(w.messages.fresh)
+	w.messages.added = w.messages.added[:0]
 	return nil
 }
 

@@ -91,7 +91,7 @@ func TestMemoryIsBoundedWhileNothingCanBeWritten(t *testing.T) {
 		}
 	}
 	inWriter(t, s, func(w *writer) error {
-		if n := len(w.messages.fresh) + len(w.tail.before); n > 100 {
+		if n := w.messages.fresh.count + len(w.tail.before); n > 100 {
 			t.Errorf("%d messages of 20 are in memory", n)
 		}
 		return nil
@@ -119,7 +119,7 @@ func TestWhatCannotBeCapturedIsNoMessage(t *testing.T) {
 		}
 	}
 	inWriter(t, s, func(w *writer) error {
-		if n := len(w.messages.fresh) + len(w.tail.before); n > 1 {
+		if n := w.messages.fresh.count + len(w.tail.before); n > 1 {
 			t.Errorf("%d messages of one are in memory", n)
 		}
 		return nil

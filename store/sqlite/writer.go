@@ -66,7 +66,6 @@ type writer struct {
 	tail        tail
 	messages    messageIndex
 	accounts    accountIndex
-	indexChunk  int // how many rows of an index one commit writes
 	arrivals    arrivals
 	windows     *crowd[tenant.AppID, window.Windows] // nil for a command
 	wallets     crowd[tenant.AccountID, wallet]
