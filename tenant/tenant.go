@@ -147,13 +147,13 @@ func IsDerivedID(id string) bool {
 }
 
 // decodeID returns the bytes behind the prefix of an id.
-func decodeID(id string) (uuid.UUID, bool) {
+func decodeID(id string) (b uuid.UUID, ok bool) {
 	_, digits, _ := strings.Cut(id, "_")
-	b, err := idEncoding.DecodeString(strings.ToLower(digits))
-	if err != nil || len(b) != len(uuid.UUID{}) {
-		return uuid.UUID{}, false
+	if len(digits) != IDLength {
+		return b, false
 	}
-	return uuid.UUID(b), true
+	n, err := idEncoding.Decode(b[:], []byte(strings.ToLower(digits)))
+	return b, err == nil && n == len(b)
 }
 
 const derivedVersion = 8

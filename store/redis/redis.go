@@ -250,22 +250,36 @@ func (t *trips) close() {
 	t.underWay.Wait()
 }
 
-// until is the key of the time by when all round trips of a step have to be over.
-type until struct{}
+// stepContext is that of a step, all round trips of which have to be over by until.
+type stepContext struct {
+	context.Context
+	until time.Time
+}
+
+// stepKey is where the context of a round trip has its step.
+type stepKey struct{}
+
+// Value implements context.Context.
+func (s *stepContext) Value(key any) any {
+	if key == (stepKey{}) {
+		return s
+	}
+	return s.Context.Value(key)
+}
 
 // maxStep is how long a step may take, however long a round trip may.
 const maxStep = store.AdmitTimeout
 
 // asOne has the round trips of a step take no longer than one together.
 func (s *Store) asOne(ctx context.Context) context.Context {
-	return context.WithValue(ctx, until{}, time.Now().Add(min(s.timeout, maxStep)))
+	return &stepContext{ctx, time.Now().Add(min(s.timeout, maxStep))}
 }
 
 // deadline is when a round trip that begins now has to be over.
 func (s *Store) deadline(ctx context.Context) time.Time {
 	deadline := time.Now().Add(s.timeout)
-	if until, ok := ctx.Value(until{}).(time.Time); ok && until.Before(deadline) {
-		deadline = until
+	if step, ok := ctx.Value(stepKey{}).(*stepContext); ok && step.until.Before(deadline) {
+		deadline = step.until
 	}
 	if own, ok := ctx.Deadline(); ok && own.Before(deadline) {
 		deadline = own
