@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strconv"
 )
 
@@ -99,8 +100,9 @@ func (f *failure) write(w http.ResponseWriter) error {
 
 // writeSuccess answers with Meta's JSON in the envelope, byte for byte.
 func (s *send) writeSuccess(w http.ResponseWriter) error {
-	body := append(s.room[:0], `{"isSuccess":true,"data":`...)
-	body = append(append(body, s.answer...), '}')
+	const before, after = `{"isSuccess":true,"data":`, `}`
+	body := slices.Grow(s.room[:0], len(before)+len(s.answer)+len(after))
+	body = append(append(append(body, before...), s.answer...), after...)
 	return writeJSON(w, &s.headers, http.StatusOK, body)
 }
 

@@ -78,16 +78,14 @@ func (b *bulk) text(parts ...string) {
 func (b *bulk) rows() int { return len(b.columns) / b.rowWidth }
 
 // full tells whether it is time to write.
-func (b *bulk) full() bool { return b.rows() == maxBulk || len(b.texts) >= maxBulkText }
+func (b *bulk) full() bool { return b.rows() >= maxBulk || len(b.texts) >= maxBulkText }
 
-// write writes the rows, of which there is one or more, and is empty then. It tells how many were written.
+// write writes the rows, of which there is one or more, and tells how many were written. The bulk
+// is empty then, however it ends.
 func (b *bulk) write() (n int64, err error) {
-	n, err = b.exec(b.columns, b.texts, int64(b.rows()))
-	b.columns, b.texts = b.columns[:0], b.texts[:0]
-	if cap(b.texts) > 2*maxBulkText {
-		b.texts = nil
-	}
-	return n, err
+	columns, texts, rows := b.columns, b.texts, b.rows()
+	b.columns, b.texts = columns[:0], texts[:0]
+	return b.exec(columns, texts, int64(rows))
 }
 
 // close gives the statement back to SQLite, if there is one.

@@ -95,7 +95,7 @@ func (c *command) close() error {
 	return c.conn.Raw(func(any) error { return c.statement.Close() })
 }
 
-// commands are the writer's, by their text.
+// commands are the writer's.
 type commands struct {
 	begin, commit, dataVersion *command
 	insertTail, deleteTail     *command
@@ -113,7 +113,7 @@ type commands struct {
 	insertMessages             *bulk
 }
 
-// all are the commands by their text.
+// all are those but the bulks, by their text.
 func (c *commands) all() map[string]**command {
 	return map[string]**command{
 		"BEGIN IMMEDIATE":     &c.begin,

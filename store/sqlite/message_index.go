@@ -30,7 +30,8 @@ const (
 type messageIndex struct {
 	size  int // how many are a batch
 	fresh *buckets
-	// added are the buckets of fresh to which the transaction under way has added, one for each message.
+	// added are the buckets of fresh to which the transaction under way has added, one for each message,
+	// which is among the last of its bucket.
 	added []int32
 	// batch is what is being written. The buckets before written are in the table, those before
 	// writing will be with the transaction under way.
@@ -71,10 +72,19 @@ func (b *buckets) add(i indexed) int {
 // add notes a capture. Noting it twice does no harm, and neither does one that is
 // rolled back: what is found is looked up in the ledger.
 func (x *messageIndex) add(r *record) {
-	if r.kind == store.KindCapture && r.messageID != "" {
+	if isMessage(r) {
 		x.added = append(x.added, int32(x.fresh.add(indexed{messageKey(r.messageID), r.seq})))
 	}
 }
+
+// note notes a capture that is in the ledger for good, before the transaction under way adds any.
+func (x *messageIndex) note(r *record) {
+	if isMessage(r) {
+		x.fresh.add(indexed{messageKey(r.messageID), r.seq})
+	}
+}
+
+func isMessage(r *record) bool { return r.kind == store.KindCapture && r.messageID != "" }
 
 // due tells whether there is something to write.
 func (x *messageIndex) due() bool { return x.batch != nil || x.fresh.count >= x.size }
@@ -233,10 +243,11 @@ func (w *writer) senderOf(messageID string) (app tenant.AppID, account tenant.Ac
 	if err != nil {
 		return "", "", err
 	}
+	everywhere := [][]indexed{found, w.messages.fresh.rows[bucketOf(key)]}
 	if w.messages.batch != nil {
-		found = append(found, w.messages.batch.rows[bucketOf(key)]...)
+		everywhere = append(everywhere, w.messages.batch.rows[bucketOf(key)])
 	}
-	for _, among := range [][]indexed{found, w.messages.fresh.rows[bucketOf(key)]} {
+	for _, among := range everywhere {
 		for _, i := range among {
 			if i.key != key {
 				continue

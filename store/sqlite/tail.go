@@ -240,9 +240,8 @@ func (w *writer) loadTail() error {
 		}
 	}
 	for _, r := range w.tail.loaded() {
-		w.messages.add(&r) // whoever has entered it
+		w.messages.note(&r) // whoever has entered it
 	}
-	w.messages.added = w.messages.added[:0]
 	return nil
 }
 
