@@ -102,7 +102,6 @@ func onLinux() error {
 	return nil
 }
 
-// The proxy knows no limits, and not the tenant that has one.
 func TestOptionsThatMeasureNothingAreNamed(t *testing.T) {
 	for args, want := range map[string]string{
 		"-apps 1":                 "-apps must be at least 2, not 1",
@@ -116,6 +115,7 @@ func TestOptionsThatMeasureNothingAreNamed(t *testing.T) {
 	}
 }
 
+// The proxy knows no limits, and not the tenant that has one.
 func TestATargetThatDoesNotDoItsJobIsNotMeasured(t *testing.T) {
 	r := &rig{ctx: t.Context(), dir: t.TempDir(), out: io.Discard}
 	t.Cleanup(r.stopAll)

@@ -62,9 +62,14 @@ func Conn(ctx context.Context, db *sql.DB) (*sql.Conn, error) {
 	pauses.InitialInterval, pauses.MaxInterval = time.Millisecond, 100*time.Millisecond
 	return backoff.Retry(ctx, func() (*sql.Conn, error) {
 		conn, err := db.Conn(ctx)
-		if failure := (*sqlite.Error)(nil); err != nil && !(errors.As(err, &failure) && failure.Code()&0xff == sqlite3.SQLITE_BUSY) {
+		if err != nil && !isBusy(err) {
 			err = backoff.Permanent(err)
 		}
 		return conn, err
 	}, backoff.WithBackOff(pauses), backoff.WithMaxElapsedTime(busyTimeout))
+}
+
+func isBusy(err error) bool {
+	failure := (*sqlite.Error)(nil)
+	return errors.As(err, &failure) && failure.Code()&0xff == sqlite3.SQLITE_BUSY // without the details of the kind
 }

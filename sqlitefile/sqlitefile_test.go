@@ -9,9 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
 )
 
 func openFile(t *testing.T, path string, pragmas ...string) *sql.DB {
@@ -119,11 +116,6 @@ func TestConnWaitsForTheOneThatMakesTheFile(t *testing.T) {
 	if err := <-got; err != nil {
 		t.Error(err)
 	}
-}
-
-func isBusy(err error) bool {
-	failure := (*sqlite.Error)(nil)
-	return errors.As(err, &failure) && failure.Code()&0xff == sqlite3.SQLITE_BUSY
 }
 
 func TestConnEndsWithItsContext(t *testing.T) {

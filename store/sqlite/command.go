@@ -136,8 +136,8 @@ func (c *commands) all() map[string]**command {
 		"SELECT ifnull(max(seq), 0) FROM outbox":                 &c.lastEvent,
 		"INSERT INTO outbox_recent (seq, records) VALUES (?, ?)": &c.insertArrivals,
 		"DELETE FROM outbox_recent WHERE seq < ?":                &c.deleteArrivals,
-		`INSERT INTO ledger (seq, id, account_id, kind, amount, balance, app_id, message_id, at, held_seq, held_balance, held_at)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`: &c.insertEntry,
+		`INSERT INTO ledger (seq, id, account_id, kind, amount, balance, app_id, message_id, at)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`: &c.insertEntry,
 	}
 }
 

@@ -1,7 +1,6 @@
 package sqlite
 
 import (
-	"database/sql/driver"
 	"errors"
 	"strings"
 	"time"
@@ -30,7 +29,7 @@ func (w *writer) enterTail(most int, due func(*recentHold) bool) error {
 		if h.entered || !h.open() || !due(h) {
 			continue
 		}
-		if err := w.enterRecent(h); err != nil {
+		if err := w.enterOpen(h); err != nil {
 			return err
 		}
 	}
@@ -87,23 +86,16 @@ func (w *writer) enterAndIndex() error {
 // enterTogether enters holds that have an outcome, as many at a time as SQLite is to have
 // in memory.
 func (w *writer) enterTogether(settled []*recentHold) error {
-	b, written := w.commands.insertEntries, 0
+	written := 0
 	for i, h := range settled {
-		r := &h.outcome
-		b.number(r.seq)
-		b.text(string(r.kind), h.hold.Suffix())
-		b.text(string(h.account))
-		b.text(string(r.kind))
-		b.number(int64(h.amount))
-		b.number(int64(r.balance))
-		b.text(string(h.app))
-		b.text(r.messageID)
-		b.number(r.at)
-		b.number(h.seq)
-		b.number(int64(h.balance))
-		b.number(h.at)
-		if b.full() || i == len(settled)-1 {
-			if err := w.writeEntries(settled[written : i+1]); err != nil {
+		w.addEntry(h)
+		if w.commands.insertEntries.full() || i == len(settled)-1 {
+			chunk := settled[written : i+1]
+			err := w.writeEntries(chunk)
+			if seqTaken(err) { // and nothing was written
+				err = w.enterApart(chunk)
+			}
+			if err != nil {
 				return err
 			}
 			written = i + 1
@@ -112,17 +104,44 @@ func (w *writer) enterTogether(settled []*recentHold) error {
 	return nil
 }
 
+// enterApart enters holds that have an outcome one by one, with another seq where theirs is taken.
+func (w *writer) enterApart(settled []*recentHold) error {
+	for i, h := range settled {
+		w.addEntry(h)
+		err := w.writeEntries(settled[i : i+1])
+		for seqTaken(err) {
+			w.seq++
+			h.outcome.seq = w.seq
+			w.addEntry(h)
+			err = w.writeEntries(settled[i : i+1])
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addEntry adds the entry of a hold that has an outcome to the bulk.
+func (w *writer) addEntry(h *recentHold) {
+	b, r := w.commands.insertEntries, &h.outcome
+	b.number(r.seq)
+	b.text(string(r.kind), h.hold.Suffix())
+	b.text(string(h.account))
+	b.text(string(r.kind))
+	b.number(int64(h.amount))
+	b.number(int64(r.balance))
+	b.text(string(h.app))
+	b.text(r.messageID)
+	b.number(r.at)
+	b.number(h.seq)
+	b.number(int64(h.balance))
+	b.number(h.at)
+}
+
 // writeEntries writes the entries of holds, which are in the bulk.
 func (w *writer) writeEntries(settled []*recentHold) error {
 	n, err := w.commands.insertEntries.write()
-	if seqTaken(err) { // and nothing was written
-		for _, h := range settled {
-			if err := w.enterRecent(h); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
 	if err == nil && n != int64(len(settled)) {
 		err = errEntered
 	}
@@ -143,26 +162,21 @@ var errEntered = errors.New("an entry of the ledger's tail is in the ledger alre
 // added to the ledger.
 func seqTaken(err error) bool { return err != nil && strings.Contains(err.Error(), "ledger.seq") }
 
-// enterRecent enters a hold, with its outcome if it has one.
-func (w *writer) enterRecent(h *recentHold) (err error) {
-	r, held := &h.record, [3]driver.Value{}
-	if h.open() {
-		_, err = w.commands.insertHold.exec(string(h.hold), string(h.account), string(h.app), int64(h.amount), h.at)
-	} else {
-		r, held = &h.outcome, [3]driver.Value{h.seq, int64(h.balance), h.at}
-	}
+// enterOpen enters a hold that has no outcome, as an entry of its own.
+func (w *writer) enterOpen(h *recentHold) error {
+	_, err := w.commands.insertHold.exec(string(h.hold), string(h.account), string(h.app), int64(h.amount), h.at)
 	if err != nil {
 		return err
 	}
 	var n int64
 	for {
-		n, err = w.commands.insertEntry.exec(r.seq, h.hold.EntryID(r.kind), string(h.account), string(r.kind), int64(h.amount),
-			int64(r.balance), null(h.app), null(r.messageID), r.at, held[0], held[1], held[2])
+		n, err = w.commands.insertEntry.exec(h.seq, h.hold.EntryID(h.kind), string(h.account), string(h.kind), int64(h.amount),
+			int64(h.balance), null(h.app), nil, h.at)
 		if !seqTaken(err) {
 			break
 		}
 		w.seq++
-		r.seq = w.seq
+		h.seq = w.seq
 	}
 	if err == nil && n == 0 {
 		err = errEntered

@@ -18,7 +18,7 @@ import (
 // enter appends to the ledger and has the wallet written. Not fresh means that the entry's id was there already and nothing was done.
 func (w *writer) enter(e store.Entry, wl *wallet) (fresh bool, err error) {
 	n, err := w.commands.insertEntry.exec(w.seq+1, e.ID, string(wl.account), string(e.Kind), int64(e.Amount), int64(e.Balance),
-		null(e.AppID), null(e.MessageID), e.At.UnixMicro(), nil, nil, nil)
+		null(e.AppID), null(e.MessageID), e.At.UnixMicro())
 	if err != nil || n == 0 {
 		return false, err
 	}

@@ -69,22 +69,21 @@ func (b *buckets) add(i indexed) int {
 	return bucket
 }
 
+// messageOf is the row of a capture; there is none of other records, and of a message whose id is unknown.
+func messageOf(r *record) (row indexed, ok bool) {
+	if r.kind != store.KindCapture || r.messageID == "" {
+		return indexed{}, false
+	}
+	return indexed{messageKey(r.messageID), r.seq}, true
+}
+
 // add notes a capture. Noting it twice does no harm, and neither does one that is
 // rolled back: what is found is looked up in the ledger.
 func (x *messageIndex) add(r *record) {
-	if isMessage(r) {
-		x.added = append(x.added, int32(x.fresh.add(indexed{messageKey(r.messageID), r.seq})))
+	if row, ok := messageOf(r); ok {
+		x.added = append(x.added, int32(x.fresh.add(row)))
 	}
 }
-
-// note notes a capture that is in the ledger for good, before the transaction under way adds any.
-func (x *messageIndex) note(r *record) {
-	if isMessage(r) {
-		x.fresh.add(indexed{messageKey(r.messageID), r.seq})
-	}
-}
-
-func isMessage(r *record) bool { return r.kind == store.KindCapture && r.messageID != "" }
 
 // due tells whether there is something to write.
 func (x *messageIndex) due() bool { return x.batch != nil || x.fresh.count >= x.size }

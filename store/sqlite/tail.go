@@ -240,7 +240,9 @@ func (w *writer) loadTail() error {
 		}
 	}
 	for _, r := range w.tail.loaded() {
-		w.messages.note(&r) // whoever has entered it
+		if row, ok := messageOf(&r); ok { // whoever has entered it
+			w.messages.fresh.add(row)
+		}
 	}
 	return nil
 }

@@ -113,7 +113,7 @@ func (w *writer) settle(id store.HoldID, outcome store.Outcome, messageID string
 		if !h.open() || w.seq-h.seq < tailSpan {
 			return w.settleInTail(h, outcome, messageID)
 		}
-		if err := w.enterRecent(h); err != nil {
+		if err := w.enterOpen(h); err != nil {
 			return false, err
 		}
 	}
