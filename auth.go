@@ -125,21 +125,17 @@ func (c *grantCache) get(ctx context.Context, directory store.Directory, key ten
 	return c.wait(ctx, directory, digest, seen)
 }
 
-// wait waits for a look-up.
+// wait waits for a look-up, and makes it where nobody does yet: on its own goroutine, whose stack has grown with
+// earlier requests. A look-up is everybody's who waits, so nobody's going away ends it; it has a time of its own, and is worth
+// having even for somebody who has gone.
 func (c *grantCache) wait(ctx context.Context, directory store.Directory, digest tenant.KeyDigest, seen seen) (*openedGrant, error) {
-	// The look-up is everybody's who waits, so nobody's going away ends it. One that
-	// began before the directory changed is not joined.
+	// One that began before the directory changed is not joined.
 	lookUp := string(binary.BigEndian.AppendUint64(digest[:], seen.generation))
-	result := c.lookUps.DoChan(lookUp, func() (any, error) {
+	found, err, _ := c.lookUps.Do(lookUp, func() (any, error) {
 		return c.lookUp(context.WithoutCancel(ctx), directory, digest, seen)
 	})
-	select {
-	case r := <-result:
-		g, _ := r.Val.(*openedGrant)
-		return g, r.Err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	g, _ := found.(*openedGrant)
+	return g, err
 }
 
 // lookUp finds a grant and remembers it. What is seen was so before.

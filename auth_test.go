@@ -153,10 +153,10 @@ func TestLookUpOfBeforeARevocationIsNotJoined(t *testing.T) {
 	}
 }
 
-func TestOneWaiterGoingAwayLeavesTheOthers(t *testing.T) {
+func TestALookUpGoesOnWithoutWhoBeganIt(t *testing.T) {
 	d, cache, key, _ := newWatched(t, time.Hour)
 	started, goOn := make(chan struct{}), make(chan struct{})
-	d.before = func() { close(started); <-goOn }
+	d.before = sync.OnceFunc(func() { close(started); <-goOn })
 	ctx, cancel := context.WithCancel(t.Context())
 	first := make(chan error, 1)
 	go func() {
@@ -170,13 +170,12 @@ func TestOneWaiterGoingAwayLeavesTheOthers(t *testing.T) {
 		second <- err
 	}()
 	cancel()
-	if err := <-first; !errors.Is(err, context.Canceled) {
+	close(goOn)
+	if err := errors.Join(<-first, <-second); err != nil {
 		t.Fatal(err)
 	}
-	d.before = nil
-	close(goOn)
-	if err := <-second; err != nil {
-		t.Fatal(err)
+	if n := d.lookUps.Load(); n != 1 { // what it has found is remembered
+		t.Errorf("%d look-ups", n)
 	}
 }
 
