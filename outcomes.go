@@ -151,21 +151,20 @@ func young(at time.Time) bool {
 // waited for where the store might see that before this.
 func (s *sharedStore) settle(st settlement) {
 	settler, inOrder := s.Store.(store.Settler)
+	capturer, patient := s.Store.(store.PatientCapturer)
 	st.at = time.Now()
-	if st.outcome == store.Released && !inOrder || !s.record(&st) {
+	if !inOrder && !(patient && st.outcome == store.Captured) || !s.record(&st) {
 		s.settleNow(st)
-		return
-	}
-	if !inOrder {
-		late := st // st itself stays on the stack
-		late.patient = true
-		s.retries.Go(func() { s.settleNow(late) })
 		return
 	}
 	g := s.newSettling()
 	g.settlement = st
 	s.retries.Add(1) // the store stays open until it has answered
-	settler.SettleHold(st.hold, st.outcome, st.messageID, g.told)
+	if inOrder {
+		settler.SettleHold(st.hold, st.outcome, st.messageID, g.told)
+	} else {
+		capturer.CapturePatiently(st.hold, st.messageID, g.told)
+	}
 }
 
 // settling is a settlement that a store is asked for and not waited for. It is used again

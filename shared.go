@@ -194,9 +194,7 @@ type settlement struct {
 	// slot is where it is in the log of outcomes, if it is logged.
 	slot   redo.Slot
 	logged bool
-	// patient: its client is answered already.
-	patient bool
-	at      time.Time // when its outcome was known, if it is logged or journaled
+	at     time.Time // when its outcome was known, if it is logged or journaled
 }
 
 // settleNow records the outcome of a send and waits for that. Where the store does not
@@ -258,9 +256,6 @@ func (s *sharedStore) settleLater(st settlement, err error) {
 
 // in records the outcome in a store, in one attempt.
 func (st *settlement) in(ctx context.Context, wallet store.Wallet) error {
-	if patiently, ok := wallet.(store.PatientCapturer); ok && st.patient && st.outcome == store.Captured {
-		return patiently.CapturePatiently(ctx, st.hold, st.messageID)
-	}
 	if st.outcome == store.Captured {
 		return wallet.Capture(ctx, st.hold, st.messageID)
 	}

@@ -173,9 +173,11 @@ type Settler interface {
 
 // PatientCapturer is a [Wallet] to which requests take a way that is worth sharing.
 type PatientCapturer interface {
-	// CapturePatiently is Capture for a caller whom nobody waits for: it may take some milliseconds
-	// longer, and goes with what others ask for meanwhile.
-	CapturePatiently(ctx context.Context, id HoldID, messageID string) error
+	// CapturePatiently begins a Capture for which nobody waits: it may take some milliseconds
+	// longer, and goes with what others ask for meanwhile. done is called once, by the store, with nil when the
+	// outcome is as durable as Capture would have made it; with an error nothing is known of it, and Capture is to be
+	// called. It must not block.
+	CapturePatiently(id HoldID, messageID string, done func(error))
 }
 
 // HoldID names a hold: it is made by the caller, with [NewHoldID], and travels

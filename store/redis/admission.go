@@ -160,7 +160,7 @@ type decision struct {
 
 // decide runs the script in one place, for the windows, the money or both.
 func (s *Store) decide(ctx context.Context, p place, mode store.Mode, windows, money bool, a store.Admission) (decision, error) {
-	reply, err := s.send(ctx, admitScript, p, toAdmit(mode, windows, money, a), false)
+	reply, err := s.send(ctx, admitScript, p, toAdmit(mode, windows, money, a))
 	if err != nil {
 		return decision{}, err
 	}

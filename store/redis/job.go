@@ -37,9 +37,13 @@ type job struct {
 	queued, leads bool
 	// written: it has been written to a connection's buffer, and so may have been sent.
 	written bool
-	// patient: nobody waits for it.
-	patient bool
-	err     error
+	// done is what an unattended job calls, which the lane has been entrusted with. patience is the timer of its hurry; patient, which
+	// the lane guards, is that it has not fired yet.
+	done     func(answer)
+	lane     *lane
+	patience *time.Timer
+	patient  bool
+	err      error
 }
 
 // What is where in a job's args.
@@ -66,11 +70,8 @@ func newJob() *job {
 	return j
 }
 
-// tell tells a job to lead.
-func (j *job) tell() {
-	j.told = time.Now()
-	j.turn <- false
-}
+// unattended tells that nobody waits for a job.
+func (j *job) unattended() bool { return j.done != nil }
 
 // MarshalBinary is what go-redis writes of a job.
 func (j *job) MarshalBinary() ([]byte, error) {
@@ -85,12 +86,15 @@ func (j *job) release() answer {
 	if j.reads != nil {
 		return j.releaseReads()
 	}
+	hurries := j.unattended() && !j.patience.Stop()
 	a := answer{reply: j.command.Val(), err: j.err, sent: j.written}
 	j.command.SetVal("")
 	j.command.SetErr(nil)
-	j.node, j.script, j.err = nil, nil, nil
+	j.node, j.script, j.err, j.done = nil, nil, nil, nil
 	j.request = request{}
-	jobs.Put(j)
+	if j.patient = false; !hurries { // else its timer may yet look at it
+		jobs.Put(j)
+	}
 	return a
 }
 

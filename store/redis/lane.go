@@ -20,8 +20,8 @@ const (
 	// processor, overtaking would only make many small runs: so twice that wait is added, up to maxLag of it.
 	maxQueued = 4 * time.Millisecond
 	maxLag    = 25 * time.Millisecond
-	// maxAlone is for how long a job for which nobody waits is patient: it stays until one comes for which somebody
-	// does. As many as maxPatient need no such company.
+	// maxAlone is for how long an unattended job is patient: it stays until one comes that somebody waits for. As many as
+	// maxPatient need no such company.
 	maxAlone   = 2 * time.Millisecond
 	maxPatient = 32
 	// minApart and maxApart bound how long after the beginning of one convoy the next begins at the latest, where crowd jobs
@@ -44,8 +44,8 @@ type pace struct {
 // lane is the way to one server of the scripts that every send needs, or of look-ups of keys. What comes while
 // others wait for their answers is sent with all that has come by then, in one write: the
 // server then reads once, writes to its disk once and answers once; see [convoy]. A job that is
-// alone is sent at once, unless nobody waits for it. One of those who wait does the sending, so that there are no
-// goroutines to end, and nothing is sent twice.
+// alone is sent at once, unless it is unattended. One of those who wait does the sending, and only where all are unattended
+// does a goroutine of its own, so that hardly any has to be started, and nothing is sent twice.
 //
 // go-redis's AutoPipeline is experimental and sends under a context of its own, so that a deadline
 // of a caller's bounds its wait, and neither the command's time in the queue nor on the way; who
@@ -74,8 +74,8 @@ type lane struct {
 	// not, all the same, since one has failed: something in one place is spoilt, and should not hold up the others.
 	mayScatter  bool
 	spoiltUntil time.Time
-	// relieved are the convoys that are sent by a goroutine of their own; see lead.
-	relieved sync.WaitGroup
+	// byNobody are the convoys that none of those who wait sends, but a goroutine of its own.
+	byNobody sync.WaitGroup
 }
 
 // answer is what became of a job.
@@ -91,22 +91,10 @@ type answer struct {
 // run has a job done, together with others where there are some, and releases it.
 func (l *lane) run(ctx context.Context, j *job) answer {
 	l.mu.Lock()
-	j.queued = true
-	l.waiting = append(l.waiting, j)
-	if !j.patient {
-		l.urgent++
-	}
-	switch {
-	case l.leaders == 0 && l.due():
-		l.appoint(j)
-	case l.crowded():
-		l.wake(true)
-	}
+	l.urgent++
+	l.queue(j)
 	queued := l.maxQueued + 2*l.lag
 	l.mu.Unlock()
-	if j.patient {
-		queued = l.maxAlone
-	}
 	j.timer.Reset(min(queued, time.Until(j.deadline)))
 	for {
 		select {
@@ -129,12 +117,45 @@ func (l *lane) run(ctx context.Context, j *job) answer {
 	}
 }
 
+// entrust has a job done that nobody waits for, soon and together with others. done is told what became of it, and must not block: by
+// whoever sends it, and who has other jobs to tell, too. It gets the time of those that are sent with it, be it less than its own.
+func (l *lane) entrust(j *job, done func(answer)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	j.done, j.patient, j.lane = done, true, l
+	if j.patience == nil {
+		j.patience = time.AfterFunc(l.maxAlone, j.hurry)
+	} else {
+		j.patience.Reset(l.maxAlone)
+	}
+	l.queue(j)
+}
+
+// hurry has an unattended job sent that has been patient, or has waited since.
+func (j *job) hurry() {
+	if wait, queued := j.lane.overtake(j); queued {
+		j.patience.Reset(wait)
+	}
+}
+
+// queue has a job wait to be sent.
+func (l *lane) queue(j *job) {
+	j.queued = true
+	l.waiting = append(l.waiting, j)
+	switch {
+	case l.leaders == 0 && l.due():
+		l.appoint(j)
+	case l.crowded():
+		l.wake(true)
+	}
+}
+
 // appoint tells a job that waits to lead, or has it told in a moment.
 func (l *lane) appoint(j *job) {
 	l.leaders++
 	j.leads = true
 	if l.expected < crowd {
-		j.tell()
+		l.tell(j)
 		return
 	}
 	until := l.began.Add(l.apart.Limit())
@@ -142,9 +163,9 @@ func (l *lane) appoint(j *job) {
 	switch {
 	case l.crowded():
 		l.apart.Learn(true)
-		j.tell()
+		l.tell(j)
 	case rest <= 0: // a convoy that took as long itself teaches nothing
-		j.tell()
+		l.tell(j)
 	default:
 		l.resting, l.until = j, until
 		time.AfterFunc(rest, func() {
@@ -161,17 +182,30 @@ func (l *lane) appoint(j *job) {
 func (l *lane) wake(came bool) {
 	if l.resting != nil {
 		l.apart.Learn(came)
-		l.resting.tell()
+		l.tell(l.resting)
 		l.resting = nil
 	}
 }
 
+// tell tells a job to lead.
+func (l *lane) tell(j *job) {
+	j.told = time.Now()
+	if j.unattended() {
+		l.byNobody.Go(func() { l.lead(j) })
+	} else {
+		j.turn <- false
+	}
+}
+
 // appointNext has the job lead that has the most time left, since a convoy has the time of
-// whoever in it has most.
+// whoever in it has most: one that somebody waits for, if there is one.
 func (l *lane) appointNext() {
 	var next *job
 	for _, j := range l.waiting {
-		if !j.leads && (next == nil || j.deadline.After(next.deadline)) {
+		switch {
+		case j.leads:
+		case next == nil, next.unattended() && !j.unattended(),
+			next.unattended() == j.unattended() && j.deadline.After(next.deadline):
 			next = j
 		}
 	}
@@ -257,15 +291,15 @@ func (l *lane) resign(j *job) {
 	}
 }
 
-// lead sends a job and those that wait with it, and tells whether it is done. A job with
+// lead sends a job and those that wait with it, and tells whether it is done. Somebody who waits and has
 // less time than one of the others does not wait until theirs is over.
 func (l *lane) lead(j *job) (done bool) {
 	runtime.Gosched() // who is about to come, comes along
 	l.mu.Lock()
 	b := l.take(j)
 	l.mu.Unlock()
-	if b.deadline.Sub(j.deadline) > maxQueued {
-		l.relieved.Go(func() {
+	if !j.unattended() && b.deadline.Sub(j.deadline) > maxQueued {
+		l.byNobody.Go(func() {
 			b.send()
 			l.arrived(j, b, nil)
 		})
@@ -286,10 +320,18 @@ func (l *lane) arrived(leader *job, b *convoy, knows *job) {
 	}
 	l.resign(leader)
 	l.mu.Unlock()
+	unattended := b.jobs[:0]
 	for _, j := range b.jobs {
-		if j != knows {
-			j.turn <- true
+		switch {
+		case j.unattended():
+			unattended = append(unattended, j)
+		case j != knows:
+			j.turn <- true // and it may be another's at once
 		}
+	}
+	for _, j := range unattended {
+		done := j.done
+		done(j.release())
 	}
 	b.release()
 }
@@ -312,7 +354,7 @@ func (l *lane) take(leader *job) *convoy {
 			b.jobs = append(b.jobs, j)
 		}
 		l.gone(j)
-		if j.deadline.After(b.deadline) {
+		if !j.unattended() && j.deadline.After(b.deadline) {
 			b.deadline = j.deadline
 		}
 	}

@@ -35,7 +35,7 @@ func TestALaneIsLeftEmptyWhateverIsGivenUp(t *testing.T) {
 				if (g+i)%2 == 0 {
 					_, _ = s.Admit(ctx, a)
 				} else {
-					_ = s.CapturePatiently(ctx, a.HoldID, messageOf(a.HoldID))
+					_ = s.patiently(a.HoldID)
 				}
 				cancel()
 			}

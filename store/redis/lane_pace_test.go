@@ -40,7 +40,7 @@ func TestAConvoyWaitsForThoseOfTheLast(t *testing.T) {
 	first := w.holdFirst(t, ofSends)
 	first.proceed()
 	var running sync.WaitGroup
-	running.Go(func() { succeeds(t, s.CapturePatiently(t.Context(), held, messageOf(held))) })
+	running.Go(func() { succeeds(t, s.patiently(held)) })
 	eventually(t, "a capture waits", func() bool { return s.theLane().queued() == 1 })
 	running.Go(func() { b.hold(s) })
 	eventually(t, "it rests", s.theLane().rests)
@@ -115,7 +115,7 @@ func TestWhoLosesPatienceEndsNoRest(t *testing.T) {
 	t.Parallel()
 	for waiting, rests := range map[int]bool{crowd - 2: true, crowd - 1: false} {
 		leader, patient := newJob(), newJob()
-		patient.patient, patient.queued = true, true
+		patient.patient, patient.queued, patient.done = true, true, func(answer) {}
 		l := &lane{pace: pace{apart: linger.New(time.Hour, time.Hour)}, expected: crowd, urgent: waiting, began: time.Now()}
 		l.appoint(leader)
 		l.overtake(patient)
@@ -205,7 +205,7 @@ func TestPatienceEndsBehindWhatIsUnderWay(t *testing.T) {
 	var running sync.WaitGroup
 	running.Go(func() { b.hold(s) })
 	<-first.under
-	running.Go(func() { succeeds(t, s.CapturePatiently(t.Context(), id, messageOf(id))) })
+	running.Go(func() { succeeds(t, s.patiently(id)) })
 	l := s.theLane()
 	eventually(t, "it is not patient any more", func() bool {
 		l.mu.Lock()

@@ -226,7 +226,7 @@ func TestScriptsThatAreNotKnownAreSentOnceMore(t *testing.T) {
 func (b *books) patient(s *Store) <-chan error {
 	id := b.hold(s)
 	done := make(chan error, 1)
-	go func() { done <- s.CapturePatiently(b.t.Context(), id, messageOf(id)) }()
+	go func() { done <- s.patiently(id) }()
 	return done
 }
 
@@ -263,7 +263,7 @@ func TestManyCapturesNeedNoHoldToGoWith(t *testing.T) {
 	}
 	var running sync.WaitGroup
 	for _, id := range holds {
-		running.Go(func() { succeeds(t, s.CapturePatiently(t.Context(), id, messageOf(id))) })
+		running.Go(func() { succeeds(t, s.patiently(id)) })
 	}
 	running.Wait()
 	b.wantHolds(1+maxPatient, 0, 0)
@@ -280,7 +280,7 @@ func TestCapturesThatWaitBehindAHoldWaitForTheNext(t *testing.T) {
 	running.Go(func() { b.hold(s) })
 	<-first.under
 	for _, id := range []store.HoldID{early, late} {
-		running.Go(func() { succeeds(t, s.CapturePatiently(t.Context(), id, messageOf(id))) })
+		running.Go(func() { succeeds(t, s.patiently(id)) })
 	}
 	eventually(t, "both wait", func() bool { return s.theLane().queued() == 2 })
 	first.proceed()

@@ -11,26 +11,22 @@ import (
 )
 
 // send runs a script that every send needs in one place, as one round trip that is shared with
-// others under way. It may run more than once. Where it is patient, it waits a little
-// for others.
-func (s *Store) send(ctx context.Context, sc *script, p place, r request, patient bool) (reply string, err error) {
+// others under way. It may run more than once.
+func (s *Store) send(ctx context.Context, sc *script, p place, r request) (reply string, err error) {
 	deadline := s.deadline(ctx)
 	err = s.attempts(ctx, deadline, func() (err error) {
-		reply, err = s.sendOnce(ctx, sc, p, r, patient, deadline)
+		reply, err = s.sendOnce(ctx, sc, p, r, deadline)
 		return err
 	})
 	return reply, err
 }
 
-func (s *Store) sendOnce(ctx context.Context, sc *script, p place, r request, patient bool, deadline time.Time) (string, error) {
-	node, err := s.nodeOf(ctx, s.base(p), deadline)
+func (s *Store) sendOnce(ctx context.Context, sc *script, p place, r request, deadline time.Time) (string, error) {
+	j, err := s.newJob(ctx, sc, p, r, deadline)
 	if err != nil {
 		return "", err
 	}
-	j := jobs.Get().(*job)
-	j.node, j.script, j.request, j.patient, j.deadline = node, sc, r, patient, deadline
-	j.args[argSHA], j.args[argBase], j.args[argNoKey], j.args[argNow] = sc.boxed, s.boxed[p][0], s.boxed[p][1], s.now()
-	a := s.lanes.to(node).run(ctx, j)
+	a := s.lanes.to(j.node).run(ctx, j)
 	switch {
 	case a.err == nil:
 		return a.reply, nil
@@ -44,6 +40,17 @@ func (s *Store) sendOnce(ctx context.Context, sc *script, p place, r request, pa
 		return "", lostError{a.err}
 	}
 	return "", a.err
+}
+
+func (s *Store) newJob(ctx context.Context, sc *script, p place, r request, deadline time.Time) (*job, error) {
+	node, err := s.nodeOf(ctx, s.base(p), deadline)
+	if err != nil {
+		return nil, err
+	}
+	j := jobs.Get().(*job)
+	j.node, j.script, j.request, j.deadline = node, sc, r, deadline
+	j.args[argSHA], j.args[argBase], j.args[argNoKey], j.args[argNow] = sc.boxed, s.boxed[p][0], s.boxed[p][1], s.now()
+	return j, nil
 }
 
 // nodeOf is the client of the server that a key is on.
@@ -86,7 +93,7 @@ func (l *lanes) to(node *goredis.Client) *lane {
 // wait waits for what is under way and nobody waits for.
 func (l *lanes) wait() {
 	l.byAddress.Range(func(_, known any) bool {
-		known.(*lane).relieved.Wait()
+		known.(*lane).byNobody.Wait()
 		return true
 	})
 }

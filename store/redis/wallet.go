@@ -29,30 +29,65 @@ var settles = map[store.Outcome]byte{store.Captured: kindCapture, store.Released
 
 // Capture implements [store.Store].
 func (s *Store) Capture(ctx context.Context, id store.HoldID, messageID string) error {
-	return s.settle(ctx, id, store.Captured, messageID, false)
+	return s.settle(ctx, id, store.Captured, messageID)
 }
 
-// CapturePatiently implements [store.PatientCapturer].
-func (s *Store) CapturePatiently(ctx context.Context, id store.HoldID, messageID string) error {
-	return s.settle(ctx, id, store.Captured, messageID, true)
+// errNotCaptured means that the script of a send has not captured a hold by itself.
+var errNotCaptured = errors.New("the hold is not known where it was looked for, or has another outcome")
+
+// CapturePatiently implements [store.PatientCapturer]. It makes one attempt.
+func (s *Store) CapturePatiently(id store.HoldID, messageID string, done func(error)) {
+	if len(id) != store.HoldIDLength {
+		done(store.ErrNotFound)
+		return
+	}
+	if !s.trips.begin() {
+		done(store.ErrClosed)
+		return
+	}
+	p, _, _ := s.placeOfHold(id)
+	r := request{kind: kindCapture, hold: id, message: messageID}
+	j, err := s.newJob(s.closing, settleScript, p, r, time.Now().Add(s.timeout))
+	if err != nil {
+		s.trips.end()
+		done(err)
+		return
+	}
+	s.lanes.to(j.node).entrust(j, func(a answer) {
+		defer s.trips.end()
+		if a.err == nil && isSettled(a.reply) {
+			s.away.Store(false)
+			s.held.drop(id)
+		} else if a.err == nil {
+			a.err = errNotCaptured
+		}
+		done(a.err)
+	})
 }
+
+// placeOfHold is where a hold should be, and what it was, if this gateway has made it.
+func (s *Store) placeOfHold(id store.HoldID) (p place, own store.Admission, known bool) {
+	if own, known = s.held.get(id); known {
+		return placeOf(own.Account), own, true
+	}
+	return placeOfHint(id.Hint()), own, false
+}
+
+// isSettled tells of an answer that the hold has the outcome that was asked for.
+func isSettled(reply string) bool { return reply == settled || reply == "same" }
 
 // Release implements [store.Store].
 func (s *Store) Release(ctx context.Context, id store.HoldID) error {
-	return s.settle(ctx, id, store.Released, "", false)
+	return s.settle(ctx, id, store.Released, "")
 }
 
-func (s *Store) settle(ctx context.Context, id store.HoldID, outcome store.Outcome, messageID string, patient bool) error {
+func (s *Store) settle(ctx context.Context, id store.HoldID, outcome store.Outcome, messageID string) error {
 	if len(id) != store.HoldIDLength {
 		return store.ErrNotFound
 	}
-	own, known := s.held.get(id)
-	p := placeOfHint(id.Hint())
-	if known {
-		p = placeOf(own.Account)
-	}
+	p, own, known := s.placeOfHold(id)
 	r := request{kind: settles[outcome], hold: id, message: messageID}
-	reply, err := s.send(ctx, settleScript, p, r, patient)
+	reply, err := s.send(ctx, settleScript, p, r)
 	if err == nil && reply == "unknown" {
 		switch {
 		case !known:
@@ -63,19 +98,19 @@ func (s *Store) settle(ctx context.Context, id store.HoldID, outcome store.Outco
 			known = false
 		}
 		if known {
-			reply, err = s.send(ctx, settleScript, p, r, patient)
+			reply, err = s.send(ctx, settleScript, p, r)
 		}
 	}
 	if err != nil {
 		return err
 	}
-	switch reply {
-	case settled, "same":
+	switch {
+	case isSettled(reply):
 		s.held.drop(id)
 		return nil
-	case "conflict":
+	case reply == "conflict":
 		return store.ErrConflict
-	case "unknown":
+	case reply == "unknown":
 		return store.ErrNotFound
 	}
 	return unexpected(reply)
