@@ -23,7 +23,7 @@ func TestAStepOfManyRoundTripsHasOneDeadline(t *testing.T) {
 	o.Serving = false
 	s := open(t, w.under(o))
 	other.hold(s)
-	noError(t, s.KeepGrant(t.Context(), tenant.KeyDigest{8}, nil, time.Hour)) // the scripts are known
+	noError(t, s.KeepGrant(t.Context(), tenant.KeyDigest{8}, nil, time.Hour)) // it is connected
 	for name, row := range map[string]struct {
 		take  step
 		trips int

@@ -61,12 +61,11 @@ func recordError(err error) error {
 
 // get reads one record, or returns [store.ErrNotFound].
 func (s *Store) get(ctx context.Context, key string) (string, error) {
-	var value string
-	err := s.try(ctx, func(ctx context.Context) (err error) {
-		value, err = s.client.Get(ctx, key).Result()
-		return err
-	})
-	return value, recordError(err)
+	r, err := s.ask(ctx, key, question{command: "get", key: key})
+	if err != nil {
+		return "", err
+	}
+	return r.text()
 }
 
 // getAll reads records, a batch at a time; those that are not there are empty.

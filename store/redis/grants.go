@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"strconv"
 	"time"
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
@@ -62,17 +61,17 @@ func (s *Store) findOnce(ctx context.Context, copyKey, recordKey string, deadlin
 	recordNode, recordErr := s.nodeOf(ctx, recordKey, deadline)
 	// The lifetime is asked first: should another copy appear in between, it is a
 	// newer one, which may well be believed a little shorter.
-	ask := []question{{"pttl", copyKey}, {"get", copyKey}}
+	ask := []question{{command: "pttl", key: copyKey}, {command: "get", key: copyKey}}
 	record := func() answer { return answer{err: recordErr} }
 	switch {
 	case recordErr != nil: // it matters only if there is no copy
 	case recordNode == node:
-		ask = append(ask, question{"get", recordKey})
+		ask = append(ask, question{command: "get", key: recordKey})
 	default:
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		asked := make(chan answer, 1)
-		s.background.Go(func() { asked <- s.read(ctx, recordNode, deadline, question{"get", recordKey}) })
+		s.background.Go(func() { asked <- s.read(ctx, recordNode, deadline, question{command: "get", key: recordKey}) })
 		record = func() answer { return <-asked }
 	}
 	a := s.read(ctx, node, deadline, ask...)
@@ -129,27 +128,29 @@ const (
 	noKey      = -2
 )
 
-var keepScript = newScript(header, "scripts/keep.lua")
-
 // KeepGrant implements [store.GrantKeeper]. It asks for Redis's time first, so that
-// the copy ends when it has to, whenever it arrives.
+// the copy ends when it has to, whenever it arrives: one that comes late, because Redis stood still or the way to it was
+// slow, is not believed longer for that.
 func (s *Store) KeepGrant(ctx context.Context, digest tenant.KeyDigest, g *tenant.Grant, lifetime time.Duration) error {
 	ctx, until := s.asOne(ctx), time.Now().Add(lifetime)
 	document := unknownCopy
 	if g != nil {
 		document = string(g.Document())
 	}
-	key := []string{s.grantKey(digest.String())}
-	replies, err := s.onKeys(ctx, keepScript, key, "", "")
+	key := s.grantKey(digest.String())
+	r, err := s.ask(ctx, key, question{command: "time"})
 	if err != nil {
 		return err
 	}
-	text, _ := replies[0].(string)
-	now, err := strconv.ParseInt(text, 10, 64)
+	now, err := r.time()
 	if err != nil {
-		return unexpected(replies[0])
+		return err
 	}
 	// Redis's clock has gone on since.
-	_, err = s.onKeys(ctx, keepScript, key, document, now+time.Until(until).Microseconds())
+	left := time.Until(until)
+	if left < time.Millisecond {
+		return nil
+	}
+	_, err = s.ask(ctx, key, question{"set", key, []any{document, "NX", "PXAT", now.Add(left).UnixMilli()}})
 	return err
 }

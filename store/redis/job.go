@@ -25,8 +25,10 @@ type job struct {
 	command *goredis.StringCmd // of args
 	again   *goredis.Cmd       // the script with its text, where it was not known
 
-	// reads are the commands of a job that runs no script, and only asks questions.
+	// reads are the commands of a job that runs no script, and only asks questions; not nil, then. usual are those of
+	// the usual form, which are used again.
 	reads []*goredis.Cmd
+	usual [maxQuestions]*goredis.Cmd
 
 	// turn tells that the job is done, or that it is to lead, which it was told then.
 	turn  chan bool

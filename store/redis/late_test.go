@@ -18,10 +18,10 @@ func keeping(t *testing.T, server *redistest.Server, timeout, lifetime time.Dura
 	o.Timeout, o.Serving = timeout, false
 	var w wire
 	s := open(t, w.under(o))
-	noError(t, eventuallyDone(t, func() error { return s.KeepGrant(t.Context(), tenant.KeyDigest{1}, nil, time.Hour) })) // the script is known
+	noError(t, eventuallyDone(t, func() error { return s.KeepGrant(t.Context(), tenant.KeyDigest{1}, nil, time.Hour) })) // it is connected
 	met := false
 	w.decide(func(sent []byte) fate {
-		if !keepScript.runs(sent) || !bytes.Contains(sent, []byte(unknownCopy)) {
+		if !bytes.Contains(sent, []byte(unknownCopy)) {
 			return arrives
 		}
 		met = true
@@ -53,10 +53,8 @@ func TestACopyThatComesAfterItsEndIsNotKept(t *testing.T) {
 	_, err = conn.Write(late)
 	noError(t, err)
 	answer := make([]byte, 64)
-	n, err := conn.Read(answer)
-	noError(t, err)
-	if !bytes.Contains(answer[:n], []byte("kept")) {
-		t.Errorf("what came late is answered %q", answer[:n])
+	if n, err := conn.Read(answer); err != nil || answer[0] == '-' {
+		t.Errorf("what came late is answered %q, %v", answer[:n], err)
 	}
 	if there := command(t, server, "EXISTS", key); there != int64(0) {
 		t.Error("there is a copy")

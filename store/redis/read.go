@@ -1,15 +1,28 @@
 package redis
 
 import (
+	"cmp"
 	"context"
+	"strconv"
 	"sync"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 )
 
-// question is a command that reads one key.
-type question struct{ command, key string }
+// question is a command about one key, of which more arguments may say more. It may be asked more than once.
+type question struct {
+	command, key string
+	more         []any
+}
+
+// args are those of the command.
+func (q question) args() []any {
+	if q.key == "" {
+		return []any{q.command}
+	}
+	return append([]any{q.command, q.key}, q.more...)
+}
 
 // maxQuestions is how many of them one job has at the most.
 const maxQuestions = 3
@@ -38,12 +51,29 @@ func (r reading) number() (int64, error) {
 	return n, recordError(r.err)
 }
 
+// time is Redis's clock.
+func (r reading) time() (time.Time, error) {
+	parts, _ := r.value.([]any)
+	if r.err != nil || len(parts) != 2 {
+		return time.Time{}, cmp.Or(r.err, unexpected(r.value))
+	}
+	var n [2]int64
+	for i := range n {
+		text, _ := parts[i].(string)
+		var err error
+		if n[i], err = strconv.ParseInt(text, 10, 64); err != nil {
+			return time.Time{}, unexpected(parts[i])
+		}
+	}
+	return time.Unix(n[0], n[1]*1000), nil
+}
+
 // readers are jobs that ask questions.
 var readers = sync.Pool{New: func() any {
 	j := newJob()
-	j.reads = make([]*goredis.Cmd, maxQuestions)
-	for i := range j.reads {
-		j.reads[i] = goredis.NewCmd(context.Background(), "", "")
+	j.reads = make([]*goredis.Cmd, 0, maxQuestions)
+	for i := range j.usual {
+		j.usual[i] = goredis.NewCmd(context.Background(), "", "")
 	}
 	return j
 }}
@@ -52,10 +82,15 @@ var readers = sync.Pool{New: func() any {
 // have a lane of their own: what sends write to the disk is nothing that a reader has to wait for.
 func (s *Store) read(ctx context.Context, node *goredis.Client, deadline time.Time, ask ...question) answer {
 	j := readers.Get().(*job)
-	j.node, j.deadline, j.reads = node, deadline, j.reads[:len(ask)]
+	j.node, j.deadline = node, deadline
 	for i, q := range ask {
-		args := j.reads[i].Args()
-		args[0], args[1] = q.command, q.key
+		command := j.usual[i]
+		if args := command.Args(); q.key != "" && q.more == nil {
+			args[0], args[1] = q.command, q.key
+		} else {
+			command = goredis.NewCmd(context.Background(), q.args()...)
+		}
+		j.reads = append(j.reads, command)
 	}
 	a := s.readLanes.to(node).run(ctx, j)
 	for _, r := range a.read {
@@ -66,13 +101,34 @@ func (s *Store) read(ctx context.Context, node *goredis.Client, deadline time.Ti
 	return a
 }
 
+// ask asks the server that a key is on one question about it or, without the key, about itself.
+func (s *Store) ask(ctx context.Context, key string, q question) (r reading, err error) {
+	deadline := s.deadline(ctx)
+	err = s.attempts(ctx, deadline, func() error {
+		node, err := s.nodeOf(ctx, key, deadline)
+		if err != nil {
+			return err
+		}
+		a := s.read(ctx, node, deadline, q)
+		if a.err != nil {
+			return a.err
+		}
+		r = a.read[0]
+		if r.err != nil && r.err != goredis.Nil {
+			return recordError(r.err)
+		}
+		return nil
+	})
+	return r, err
+}
+
 // readThrough has the client of the Cluster find the nodes.
 func (s *Store) readThrough(ctx context.Context, deadline time.Time, ask []question) (a answer) {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	pipe := s.client.Pipeline()
 	for _, q := range ask {
-		pipe.Do(ctx, q.command, q.key)
+		pipe.Do(ctx, q.args()...)
 	}
 	commands := pipe.Cmds()
 	execute(ctx, pipe)
@@ -92,7 +148,8 @@ func (j *job) releaseReads() answer {
 		command.SetVal(nil)
 		command.SetErr(nil)
 	}
-	j.node, j.err, j.reads = nil, nil, j.reads[:maxQuestions]
+	clear(j.reads)
+	j.node, j.err, j.reads = nil, nil, j.reads[:0]
 	readers.Put(j)
 	return a
 }
