@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"time"
 
-	goredis "github.com/redis/go-redis/v9"
-
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/connexease/caddy-whatsapp-gateway/store"
@@ -238,32 +236,32 @@ func (s *Store) home(ctx context.Context, a store.Admission) (place, error) {
 	}
 	p := placeOf(a.Account)
 	key := s.key("home:" + string(a.App))
-	err := s.try(ctx, func(ctx context.Context) error {
-		var known string
-		var err error
-		if a.Account == "" {
-			known, err = s.client.Get(ctx, key).Result()
-		} else {
-			known, err = s.client.SetArgs(ctx, key, int(p), goredis.SetArgs{Mode: "NX", Get: true, TTL: homeLifetime}).Result()
-			if err == nil {
-				err = s.client.Expire(ctx, key, homeLifetime).Err()
-			}
-		}
-		if errors.Is(err, goredis.Nil) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
+	asked := question{command: "get", key: key}
+	if a.Account != "" {
+		asked = question{"set", key, []any{int(p), "NX", "GET", "EX", int(homeLifetime.Seconds())}}
+	}
+	r, err := s.ask(ctx, key, asked)
+	if err != nil {
+		return p, err
+	}
+	switch known, err := r.text(); {
+	case errors.Is(err, store.ErrNotFound):
+	case err != nil:
+		return p, err
+	default:
 		n, err := strconv.Atoi(known)
 		if err != nil || n < 0 || n >= places {
-			return unexpected(known)
+			return p, unexpected(known)
 		}
 		p = place(n)
-		return nil
-	})
-	if err == nil && a.Account != "" {
+		if a.Account != "" {
+			if _, err := s.ask(ctx, key, question{"expire", key, []any{int(homeLifetime.Seconds())}}); err != nil {
+				return p, err
+			}
+		}
+	}
+	if a.Account != "" {
 		s.homes.cache.Add(a.App, knownHome{p, time.Now().Add(homeCacheLifetime)})
 	}
-	return p, err
+	return p, nil
 }

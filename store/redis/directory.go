@@ -63,7 +63,7 @@ func recordError(err error) error {
 func (s *Store) get(ctx context.Context, key string) (string, error) {
 	r, err := s.ask(ctx, key, question{command: "get", key: key})
 	if err != nil {
-		return "", err
+		return "", recordError(err)
 	}
 	return r.text()
 }

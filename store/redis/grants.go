@@ -146,9 +146,9 @@ func (s *Store) KeepGrant(ctx context.Context, digest tenant.KeyDigest, g *tenan
 	if err != nil {
 		return err
 	}
-	// Redis's clock has gone on since.
-	left := time.Until(until)
-	if left < time.Millisecond {
+	// Redis's clock has gone on since. It tells of up to a millisecond more than is left.
+	left := time.Until(until) - time.Millisecond
+	if left <= 0 {
 		return nil
 	}
 	_, err = s.ask(ctx, key, question{"set", key, []any{document, "NX", "PXAT", now.Add(left).UnixMilli()}})

@@ -113,9 +113,8 @@ func (s *Store) ask(ctx context.Context, key string, q question) (r reading, err
 		if a.err != nil {
 			return a.err
 		}
-		r = a.read[0]
-		if r.err != nil && r.err != goredis.Nil {
-			return recordError(r.err)
+		if r = a.read[0]; r.err != goredis.Nil {
+			return r.err
 		}
 		return nil
 	})

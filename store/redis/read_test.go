@@ -114,7 +114,7 @@ func TestLookUpsTravelTogether(t *testing.T) {
 	t.Parallel()
 	const more = 20
 	_, s, w := onLane(t, patience, time.Hour)
-	s.readLanes.maxQueued = time.Hour
+	s.readLanes.to(s.client.(*goredis.Client)).maxQueued = time.Hour
 	var writes int
 	first, all := make(chan struct{}), make(chan struct{})
 	w.decide(func([]byte) fate {
@@ -170,7 +170,7 @@ func TestAStoreThatIsAwayIsAskedForAGrantOnce(t *testing.T) {
 func TestALookUpThatIsGivenUpDisturbsNoOther(t *testing.T) {
 	t.Parallel()
 	_, s, w := onLane(t, patience, time.Hour)
-	s.readLanes.maxQueued = time.Hour
+	s.readLanes.to(s.client.(*goredis.Client)).maxQueued = time.Hour
 	first := w.holdFirst(t, func([]byte) bool { return true })
 	var running sync.WaitGroup
 	found := func(ctx context.Context, digest tenant.KeyDigest, want error) {
