@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"slices"
@@ -85,17 +86,37 @@ func (f *failure) write(w http.ResponseWriter) error {
 	if f.status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 	}
-	description := f.description
-	if description == "" {
-		description = f.problem.description
+	body, usual := usualBodies[f.problem]
+	if !usual || f.description != "" || f.params != nil {
+		var err error
+		if body, err = f.body(); err != nil {
+			return err
+		}
 	}
+	return writeJSON(w, new(headerValues), f.status, body)
+}
+
+// usualBodies are the answers to failures that are nothing but their problem, as most are.
+var usualBodies = func() map[*problem][]byte {
+	all := make(map[*problem][]byte)
+	for _, p := range catalogue {
+		body, err := p.as(nil).body()
+		if err != nil {
+			panic(err) // it is part of the program
+		}
+		all[p] = body
+	}
+	return all
+}()
+
+// body is the envelope.
+func (f *failure) body() ([]byte, error) {
 	var body bytes.Buffer
 	encoder := json.NewEncoder(&body)
 	encoder.SetEscapeHTML(false) // Meta's messages are given back as they are
-	if err := encoder.Encode(errorEnvelope{Errors: errorObject{f.code, f.group, description, f.params}}); err != nil {
-		return err
-	}
-	return writeJSON(w, new(headerValues), f.status, bytes.TrimSuffix(body.Bytes(), []byte("\n")))
+	description := cmp.Or(f.description, f.problem.description)
+	err := encoder.Encode(errorEnvelope{Errors: errorObject{f.code, f.group, description, f.params}})
+	return bytes.TrimSuffix(body.Bytes(), []byte("\n")), err
 }
 
 // writeSuccess answers with Meta's JSON in the envelope, byte for byte.
